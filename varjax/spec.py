@@ -1,0 +1,282 @@
+"""Frozen specifications: what a run is, with nothing left to default later.
+
+`config.py` turns an ml_collections ConfigDict into these once, at the
+boundary; no other module reads a ConfigDict. No JAX in here, so that
+planning, accounting and fitting can use the specs anywhere.
+
+A field marked `identity=False` does not change what the run computes (a
+path, a logging interval, a role) and is left out of the run id.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+
+def _not_identity(default: Any = dataclasses.MISSING, **kwargs: Any) -> Any:
+  """A field that does not take part in the run id."""
+  if default is not dataclasses.MISSING:
+    kwargs['default'] = default
+  return dataclasses.field(metadata={'identity': False}, **kwargs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Duration:
+  """A length of training; exactly one field is set (all zero: never).
+
+  Attributes:
+    images: images seen, repeats counted.
+    steps: optimiser updates.
+    epochs: passes over the training split.
+    frac: share of the whole run, in [0, 1].
+  """
+
+  images: int = 0
+  steps: int = 0
+  epochs: float = 0.0
+  frac: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSpec:
+  """Which images, and how they become square crops (var_spec section 6).
+
+  Attributes:
+    name: 'emoji' (built in), 'folder', or the name of a tfds builder.
+    data_dir: folder of class folders, or the tfds data directory
+      ('' uses the tfds default).
+    resolution: side of the crop in pixels.
+    train_split, val_split: tfds split names, or sub-folders.
+    resize_ratio: shorter side is resized to round(ratio * resolution).
+    flip: random horizontal flip in training.
+    num_classes: classes of the labels; 0 takes the source's own count.
+  """
+
+  name: str = 'emoji'
+  data_dir: str = _not_identity('')
+  resolution: int = 32
+  train_split: str = 'train'
+  val_split: str = 'validation'
+  resize_ratio: float = 1.125
+  flip: bool = False
+  num_classes: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerSpec:
+  """The image tokenizer (multi-scale residual VQ-VAE, var_spec 1-3).
+
+  Attributes:
+    kind: key of `tokenizers.TOKENIZERS`.
+    ch: base channels of the convolutional encoder and decoder.
+    ch_mult: channel multiplier per resolution level; the down-sampling
+      factor is 2 ** (len(ch_mult) - 1).
+    num_res_blocks: residual blocks per encoder level (decoder: one more).
+    norm_groups, norm_eps: GroupNorm.
+    dropout: in the residual blocks, training only.
+    attention: self-attention at the coarsest level and in the middle.
+    code_dim: channels of a code, C (`z_channels`).
+    vocab: codes in the codebook, V.
+    scales: grid of each scale, an int for a square or (height, width).
+    quant_conv_size: kernel of the convolutions around the quantiser.
+    phi_ratio: weight of the residual convolution phi, in [0, 1].
+    phi_count: phi modules shared over scales; 0 is one per scale.
+    znorm: nearest code by cosine instead of Euclidean distance.
+    commitment: beta, weight of the commitment term.
+    usage_decay: decay of the per-scale running code counts.
+    official_usage: count usage with upstream's shared-counter quirk.
+    revive_every: updates between revivals of unused codes; 0 is never.
+    revive_below: a code is dead when its share of recent picks, times V,
+      is below this.
+  """
+
+  kind: str = 'msvq'
+  ch: int = 160
+  ch_mult: tuple[int, ...] = (1, 1, 2, 2, 4)
+  num_res_blocks: int = 2
+  norm_groups: int = 32
+  norm_eps: float = 1e-6
+  dropout: float = 0.0
+  attention: bool = True
+  code_dim: int = 32
+  vocab: int = 4096
+  scales: tuple[int | tuple[int, int], ...] = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
+  quant_conv_size: int = 3
+  phi_ratio: float = 0.5
+  phi_count: int = 4
+  znorm: bool = False
+  commitment: float = 0.25
+  usage_decay: float = 0.99
+  official_usage: bool = False
+  revive_every: int = 0
+  revive_below: float = 0.1
+
+  @property
+  def grids(self) -> tuple[tuple[int, int], ...]:
+    """Scales as (height, width) pairs."""
+    return tuple((s, s) if isinstance(s, int) else s for s in self.scales)
+
+  @property
+  def downsample(self) -> int:
+    """Pixels per cell of the finest grid, along each side."""
+    return 2 ** (len(self.ch_mult) - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReconstructSpec:
+  """Weights of the stage-1 losses (var_spec section 11)."""
+
+  l1: float = 0.2
+  l2: float = 1.0
+  quantize: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class OrderSpec:
+  """In which sequence codes are produced; key of `orders.ORDERS`."""
+
+  name: str = 'scale'
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+  """The transformer (var_spec section 4).
+
+  Attributes:
+    depth, width, heads, mlp_ratio: layers, D, N, M / D.
+    num_classes: class labels; index num_classes is "no class".
+    l2_norm: unit-length queries and keys with a learned per-head scale;
+      otherwise the softmax scale is 0.25 / sqrt(head size).
+    shared_adaln: one AdaLN projection for all blocks plus a per-block table.
+    drop_path: rate of the last block; the others rise linearly from 0.
+    label_drop: probability that a training label becomes "no class".
+    label_drop_in_eval: upstream's quirk, labels are dropped there too.
+    label_smoothing: share of the target mass spread over the codebook.
+    init_std: standard deviation of the weights; -1 is sqrt(1 / (3 width)).
+    init_gamma, init_adaln, init_head: official alng, aln and hd factors.
+    compute_dtype: 'float32' or 'bfloat16'; weights are always float32.
+    remat: 'none', 'dots' (keep matrix products) or 'full', per block.
+    scan: one scanned block instead of `depth` unrolled ones.
+    attention: back end, key of `models.attention.BACKENDS`, or 'auto'.
+  """
+
+  depth: int = 16
+  width: int = 1024
+  heads: int = 16
+  mlp_ratio: float = 4.0
+  num_classes: int = 1000
+  l2_norm: bool = True
+  shared_adaln: bool = False
+  drop_path: float = 0.0
+  label_drop: float = 0.1
+  label_drop_in_eval: bool = False
+  label_smoothing: float = 0.0
+  init_std: float = -1.0
+  init_gamma: float = 1e-3
+  init_adaln: float = 0.5
+  init_head: float = 0.02
+  compute_dtype: str = 'bfloat16'
+  remat: str = 'none'
+  scan: bool = True
+  attention: str = 'auto'
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimSpec:
+  """AdamW, clipping and schedules (var_spec section 6).
+
+  Attributes:
+    lr: peak learning rate, or its value at `lr_reference_batch` images.
+    lr_reference_batch: lr is scaled by batch / this; 0 leaves it alone.
+    schedule: 'lin0', 'lin', 'lin00', 'cos', 'exp' or 'lin<T>'.
+    warmup: length of the linear warm-up.
+    warmup_start, final: factors of the peak at step 0 and at the end
+      (official wp0 and wpe).
+    beta1, beta2, eps: Adam.
+    weight_decay, weight_decay_end: decoupled decay at the start and, by a
+      half cosine, at the end; -1 keeps the start value.
+    clip_norm: global gradient norm; 0 is no clipping.
+    accumulate: micro-batches per update.
+    moments_dtype: 'float32' or 'bfloat16', for the first moment.
+  """
+
+  lr: float = 1e-4
+  lr_reference_batch: int = 0
+  schedule: str = 'lin0'
+  warmup: Duration = Duration(frac=0.02)
+  warmup_start: float = 0.005
+  final: float = 0.1
+  beta1: float = 0.9
+  beta2: float = 0.95
+  eps: float = 1e-8
+  weight_decay: float = 0.05
+  weight_decay_end: float = -1.0
+  clip_norm: float = 2.0
+  accumulate: int = 1
+  moments_dtype: str = 'float32'
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshSpec:
+  """Devices along each mesh axis; one of them may be -1 (what is left)."""
+
+  data: int = -1
+  fsdp: int = 1
+  tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleSpec:
+  """Defaults of sampling; they do not change what a run trains."""
+
+  cfg: float = 1.5
+  top_k: int = 0
+  top_p: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSpec:
+  """One training run, completely.
+
+  Attributes:
+    task: 'reconstruct' (stage 1, the tokenizer) or 'generate' (stage 2).
+    name: a label for people.
+    role: 'fit', 'holdout' or 'debug': what the scaling fit may use it for.
+    seed: the one seed; every random stream is folded from it.
+    total: length of the run.
+    batch_size: images per update, over all devices.
+    eval_batch_size: images per evaluation step; 0 uses batch_size.
+    input: 'codes' reads the cache, 'images' encodes on the fly
+      (reconstruct always reads images).
+    tokenizer_dir: workdir of the trained tokenizer (generate).
+    codes_dir: code cache written by `varjax encode` (generate, 'codes').
+    evaluate: interval of evaluations; there is always one after the last
+      update.
+    checkpoint: interval of checkpoints; there is always one at the end.
+    keep_checkpoints: how many to keep.
+    log: interval of logged training metrics.
+  """
+
+  task: str = 'generate'
+  name: str = _not_identity('')
+  role: str = _not_identity('fit')
+  seed: int = 0
+  total: Duration = Duration(epochs=200.0)
+  batch_size: int = 768
+  eval_batch_size: int = _not_identity(0)
+  input: str = 'codes'
+  tokenizer_dir: str = _not_identity('')
+  codes_dir: str = _not_identity('')
+  data: DataSpec = DataSpec()
+  tokenizer: TokenizerSpec = TokenizerSpec()
+  reconstruct: ReconstructSpec = ReconstructSpec()
+  order: OrderSpec = OrderSpec()
+  model: ModelSpec = ModelSpec()
+  optim: OptimSpec = OptimSpec()
+  mesh: MeshSpec = _not_identity(MeshSpec())
+  sample: SampleSpec = _not_identity(SampleSpec())
+  evaluate: Duration = _not_identity(Duration(frac=0.1))
+  checkpoint: Duration = _not_identity(Duration(frac=0.1))
+  keep_checkpoints: int = _not_identity(2)
+  log: Duration = _not_identity(Duration(steps=50))

@@ -1,0 +1,49 @@
+"""The Task seam: what a run optimises.
+
+One train loop serves every task. A task is pure: everything that changes is
+in `params` (trained by gradients) and `state` (counters and statistics that
+are not); `frozen` holds what the run reads but never changes, such as the
+tokenizer of a stage-2 run, and is passed as an argument so that it is never
+baked into a compiled program.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import jax
+
+from varjax.types import Batch, EvalOutput, LossOutput, PyTree
+
+
+class Task(Protocol):
+  """What the train loop and the evaluator know of a task."""
+
+  name: str
+
+  def init(self, rng: jax.Array) -> tuple[PyTree, PyTree]:
+    """Returns (params, state); params carry logical axis names (boxed)."""
+    ...
+
+  def loss_fn(
+    self,
+    params: PyTree,
+    state: PyTree,
+    frozen: PyTree,
+    batch: Batch,
+    rng: jax.Array,
+  ) -> tuple[jax.Array, LossOutput]:
+    """Scalar training loss of a batch, and metrics with the new state."""
+    ...
+
+  def eval_fn(
+    self, params: PyTree, state: PyTree, frozen: PyTree, batch: Batch
+  ) -> EvalOutput:
+    """Deterministic; `batch['mask']` [B] marks valid images."""
+    ...
+
+  def after_update(
+    self, params: PyTree, state: PyTree, rng: jax.Array, step: jax.Array
+  ) -> tuple[PyTree, PyTree]:
+    """Called inside the step after the optimiser; identity for most."""
+    ...
