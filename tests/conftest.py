@@ -1,0 +1,41 @@
+"""Strict settings for every test: one CPU backend, exact products."""
+
+import os
+import pathlib
+
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+# Eight virtual devices, so that sharded paths are tested on any machine.
+os.environ.setdefault(
+  'XLA_FLAGS', '--xla_force_host_platform_device_count=8'
+)
+
+import jax
+import pytest
+
+jax.config.update('jax_default_matmul_precision', 'highest')
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+_SHARED = pathlib.Path(
+  os.environ.get(
+    'VARJAX_SHARED', pathlib.Path(__file__).resolve().parents[2] / 'shared'
+  )
+)
+
+
+def _shared_folder(name: str) -> pathlib.Path:
+  folder = _SHARED / name
+  if not folder.is_dir():
+    pytest.skip(f'{folder} is absent; set VARJAX_SHARED to its parent')
+  return folder
+
+
+@pytest.fixture(scope='session')
+def parity_dir() -> pathlib.Path:
+  """Outputs of the official PyTorch code, where they are at hand."""
+  return _shared_folder('parity')
+
+
+@pytest.fixture(scope='session')
+def scaling_data_dir() -> pathlib.Path:
+  """Public scaling-law measurements, where they are at hand."""
+  return _shared_folder('scaling_data')
