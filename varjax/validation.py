@@ -1,0 +1,110 @@
+"""What a run may not be: combinations refused before anything compiles."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+from varjax import errors
+from varjax import spec as specs
+
+
+def validate(run: specs.RunSpec) -> None:
+  """Refuses combinations that cannot run, before anything is compiled.
+
+  Raises:
+    ConfigError: naming the key and what is allowed.
+  """
+  tok, model, data = run.tokenizer, run.model, run.data
+  _one_of('task', run.task, ('reconstruct', 'generate'))
+  _one_of('role', run.role, ('fit', 'holdout', 'debug'))
+  _one_of('input', run.input, ('codes', 'images'))
+  _one_of('model.compute_dtype', model.compute_dtype, ('float32', 'bfloat16'))
+  _one_of('model.remat', model.remat, ('none', 'dots', 'full'))
+  _one_of(
+    'optim.moments_dtype', run.optim.moments_dtype, ('float32', 'bfloat16')
+  )
+  for key, value in (
+    ('batch_size', run.batch_size),
+    ('data.resolution', data.resolution),
+    ('model.depth', model.depth),
+    ('model.width', model.width),
+    ('model.heads', model.heads),
+    ('tokenizer.vocab', tok.vocab),
+    ('tokenizer.code_dim', tok.code_dim),
+    ('optim.accumulate', run.optim.accumulate),
+    ('keep_checkpoints', run.keep_checkpoints),
+  ):
+    if value < 1:
+      raise errors.ConfigError(f'{key}={value}: must be at least 1')
+  if model.width % model.heads:
+    raise errors.ConfigError(
+      f'model.heads={model.heads}: must divide model.width={model.width}'
+    )
+  if run.batch_size % run.optim.accumulate:
+    raise errors.ConfigError(
+      f'optim.accumulate={run.optim.accumulate}: must divide '
+      f'batch_size={run.batch_size}'
+    )
+  for key in ('total', 'evaluate', 'checkpoint', 'log'):
+    _check_duration(key, getattr(run, key), required=key == 'total')
+  _check_duration('optim.warmup', run.optim.warmup, required=False)
+  if run.total.frac:
+    raise errors.ConfigError(
+      'total.frac: the run cannot be a share of itself; set total.images, '
+      'total.steps or total.epochs'
+    )
+  _check_scales(tok, data)
+
+
+def _check_scales(tok: specs.TokenizerSpec, data: specs.DataSpec) -> None:
+  grids = tok.grids
+  if not grids:
+    raise errors.ConfigError('tokenizer.scales: needs at least one scale')
+  for before, after in itertools.pairwise(grids):
+    if after[0] < before[0] or after[1] < before[1] or after == before:
+      raise errors.ConfigError(
+        f'tokenizer.scales={tok.scales}: each scale must be larger than the '
+        f'one before; {after} follows {before}'
+      )
+  if min(grids[0]) < 1:
+    raise errors.ConfigError(
+      f'tokenizer.scales={tok.scales}: scales must be at least 1'
+    )
+  if data.resolution % tok.downsample:
+    raise errors.ConfigError(
+      f'data.resolution={data.resolution}: must be a multiple of '
+      f'{tok.downsample}, the down-sampling of tokenizer.ch_mult='
+      f'{tok.ch_mult}'
+    )
+  side = data.resolution // tok.downsample
+  if grids[-1] != (side, side):
+    raise errors.ConfigError(
+      f'tokenizer.scales={tok.scales}: the last scale must be {side}, that '
+      f'is data.resolution={data.resolution} / {tok.downsample}'
+    )
+  for level in tok.ch_mult:
+    if tok.ch * level % tok.norm_groups:
+      raise errors.ConfigError(
+        f'tokenizer.norm_groups={tok.norm_groups}: must divide '
+        f'tokenizer.ch * ch_mult = {tok.ch * level}'
+      )
+
+
+def _check_duration(key: str, value: specs.Duration, required: bool) -> None:
+  fields = dataclasses.asdict(value)
+  present = [f'{key}.{k}={v}' for k, v in fields.items() if v]
+  if len(present) > 1 or (required and not present):
+    raise errors.ConfigError(
+      f'{key}: set exactly one of images, steps, epochs, frac, not '
+      f'{", ".join(present) or "none"}'
+    )
+  if any(v < 0 for v in fields.values()) or value.frac > 1:
+    raise errors.ConfigError(f'{present[0]}: must be positive, frac <= 1')
+
+
+def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
+  if value not in allowed:
+    raise errors.ConfigError(
+      f'{key}={value!r}: must be one of {", ".join(allowed)}'
+    )
