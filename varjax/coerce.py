@@ -7,6 +7,9 @@ that `--config.optim.lr=3e-4` and `{'optim.lr': 3e-4}` mean the same.
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping
+import dataclasses
+import functools
 import types as py_types
 import typing
 from typing import Any
@@ -14,8 +17,43 @@ from typing import Any
 from varjax import errors
 
 
+def build(cls: type, tree: Mapping[str, Any], prefix: str = '') -> Any:
+  """A (nested) dataclass from a mapping, every key and type checked.
+
+  Raises:
+    ConfigError: naming the dotted key and what is allowed there.
+  """
+  hints = hints_of(cls)
+  unknown = sorted(set(tree) - set(hints))
+  if unknown:
+    raise errors.ConfigError(
+      f'{prefix}{unknown[0]}: unknown key; allowed here: '
+      f'{", ".join(sorted(hints))}'
+    )
+  values = {}
+  for key, value in tree.items():
+    hint = hints[key]
+    if dataclasses.is_dataclass(hint):
+      if not isinstance(value, Mapping):
+        raise errors.ConfigError(f'{prefix}{key}: must be a mapping')
+      values[key] = build(typing.cast(type, hint), value, f'{prefix}{key}.')
+    else:
+      values[key] = coerce(value, hint, f'{prefix}{key}')
+  return cls(**values)
+
+
+@functools.cache
+def hints_of(cls: type) -> dict[str, Any]:
+  """Resolved field types of a dataclass."""
+  return typing.get_typehints_of(cls)
+
+
 def coerce(value: Any, hint: Any, key: str) -> Any:
-  """Reads `value` as type `hint`, without losing information."""
+  """Reads `value` as type `hint`, without losing information.
+
+  Raises:
+    ConfigError: naming `key` and the type that it must have.
+  """
   original = value
   if isinstance(value, str) and hint is not str:
     value = _literal(value)

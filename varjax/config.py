@@ -11,19 +11,17 @@ from __future__ import annotations
 import collections
 from collections.abc import Mapping
 import dataclasses
-import functools
 import importlib.util
 import json
 import pathlib
 import types as py_types
-import typing
 from typing import Any
 
 import ml_collections
 
 from varjax import errors
 from varjax import spec as specs
-from varjax.coerce import coerce
+from varjax.coerce import build, coerce, hints_of
 from varjax.validation import validate
 
 
@@ -149,7 +147,7 @@ def to_spec(
   """
   tree = config.to_dict() if hasattr(config, 'to_dict') else dict(config)
   try:
-    run = _build(specs.RunSpec, tree, '')
+    run = build(specs.RunSpec, tree)
     validate(run)
   except errors.ConfigError as error:
     raise errors.ConfigError(f'{source}: {error}') from error
@@ -181,35 +179,10 @@ def _as_config(value: Any) -> Any:
   return value
 
 
-def _build(cls: type, tree: Mapping[str, Any], prefix: str) -> Any:
-  hints = _hints(cls)
-  unknown = sorted(set(tree) - set(hints))
-  if unknown:
-    raise errors.ConfigError(
-      f'{prefix}{unknown[0]}: unknown key; allowed here: '
-      f'{", ".join(sorted(hints))}'
-    )
-  values = {}
-  for key, value in tree.items():
-    hint = hints[key]
-    if dataclasses.is_dataclass(hint):
-      if not isinstance(value, Mapping):
-        raise errors.ConfigError(f'{prefix}{key}: must be a mapping')
-      values[key] = _build(typing.cast(type, hint), value, f'{prefix}{key}.')
-    else:
-      values[key] = coerce(value, hint, f'{prefix}{key}')
-  return cls(**values)
-
-
-@functools.cache
-def _hints(cls: type) -> dict[str, Any]:
-  return typing.get_type_hints(cls)
-
-
 def _hint_of(dotted: str) -> Any:
   cls: Any = specs.RunSpec
   for key in dotted.split('.'):
-    hints = _hints(cls) if dataclasses.is_dataclass(cls) else {}
+    hints = hints_of(cls) if dataclasses.is_dataclass(cls) else {}
     if key not in hints:
       raise errors.ConfigError(
         f'{dotted}: unknown key {key!r}; allowed here: '
@@ -224,7 +197,7 @@ def _hint_of(dotted: str) -> Any:
 def _is_duration(dotted: str) -> bool:
   cls: Any = specs.RunSpec
   for key in filter(None, dotted.split('.')):
-    cls = _hints(cls)[key]
+    cls = hints_of(cls)[key]
   return cls is specs.Duration
 
 

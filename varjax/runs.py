@@ -1,0 +1,70 @@
+"""What a run reads, and the id that follows from it.
+
+The id of a stage-2 run covers the content of its tokenizer and of its code
+cache, so that neither can change behind a finished record.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from varjax import identity
+from varjax import spec as specs
+from varjax.data import codes as code_cache
+from varjax.data import sources
+from varjax.tokenizers import artifact
+
+
+@dataclasses.dataclass(frozen=True)
+class Resolved:
+  """A run and the contents it was resolved against.
+
+  Attributes:
+    run_id: hash of config, inputs and code.
+    inputs: content hashes by name ('dataset', 'tokenizer', 'codes').
+    missing: inputs that are not there yet; the id is provisional then.
+  """
+
+  run_id: str
+  inputs: dict[str, str]
+  missing: tuple[str, ...] = ()
+
+
+def resolve(run: specs.RunSpec, *, allow_missing: bool = False) -> Resolved:
+  """Finds the inputs of a run and its id.
+
+  Args:
+    run: the spec.
+    allow_missing: list absent inputs instead of raising, for dry runs.
+
+  Raises:
+    DataError: an input is missing, corrupt or of another tokenizer.
+  """
+  inputs: dict[str, str] = {}
+  missing: list[str] = []
+
+  def look_up(name, find):
+    try:
+      inputs[name] = find()
+    except Exception as error:
+      if not allow_missing or not hasattr(error, 'exit_code'):
+        raise
+      missing.append(f'{name}: {error}')
+
+  if run.task == 'generate':
+    look_up('tokenizer', lambda: artifact.read_id(run.tokenizer_dir))
+  if run.task == 'generate' and run.input == 'codes':
+    look_up(
+      'codes',
+      lambda: code_cache.read_id(run.codes_dir, inputs.get('tokenizer')),
+    )
+  else:
+    look_up(
+      'dataset', lambda: sources.open_source(run.data, 'train').fingerprint
+    )
+  return Resolved(identity.run_id(run, inputs), inputs, tuple(missing))
+
+
+def resolve_run_id(run: specs.RunSpec) -> str:
+  """The id alone; see `resolve`."""
+  return resolve(run).run_id
