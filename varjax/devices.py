@@ -1,0 +1,105 @@
+"""Peak speed and memory of the accelerators that plans and MFU refer to.
+
+Numbers are of one JAX device (a chip; a v4 or v5p chip is one device in the
+megacore configuration). Utilisation is always a share of the maker's
+nominal bf16 peak; `measured_flops` is a large matrix product that we timed
+ourselves, where we had the device. No JAX in here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from varjax import errors
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+  """One accelerator.
+
+  Attributes:
+    name: short name used by plans.
+    kinds: beginnings of `jax.Device.device_kind` that mean this device.
+    peak_flops: nominal dense bf16 FLOP/s.
+    memory_bytes: nominal HBM.
+    bandwidth: nominal HBM bytes/s.
+    measured_flops: FLOP/s of an 8192^3 bf16 product; null if not measured.
+    measured_bandwidth: bytes/s of a device copy; null if not measured.
+  """
+
+  name: str
+  kinds: tuple[str, ...]
+  peak_flops: float
+  memory_bytes: float
+  bandwidth: float
+  measured_flops: float | None = None
+  measured_bandwidth: float | None = None
+
+
+# TPU numbers: Cloud TPU documentation, "System architecture" page of each
+# version. GPU numbers: the maker's data sheets, dense (without sparsity),
+# SXM boards. More specific kinds come first: 'TPU v5 lite' before 'TPU v5'.
+# Measured: one H100 80 GB SXM, jax 0.11.2, 2026-11-23.
+DEVICES = {
+  device.name: device
+  for device in (
+    Device('v4', ('TPU v4',), 275e12, 32 * 2**30, 1228e9),
+    Device('v5e', ('TPU v5 lite', 'TPU v5e'), 197e12, 16 * 2**30, 819e9),
+    Device('v5p', ('TPU v5p', 'TPU v5'), 459e12, 95 * 2**30, 2765e9),
+    Device('v6e', ('TPU v6 lite', 'TPU v6e'), 918e12, 32 * 2**30, 1640e9),
+    Device('h200', ('NVIDIA H200',), 989e12, 141e9, 4.8e12),
+    Device('h100', ('NVIDIA H100',), 989e12, 80e9, 3.35e12, 798e12, 3.0e12),
+    Device(
+      'a100-80gb',
+      ('NVIDIA A100-SXM4-80GB', 'NVIDIA A100 80GB'),
+      312e12,
+      80e9,
+      2.039e12,
+    ),
+    Device('a100', ('NVIDIA A100',), 312e12, 40e9, 1.555e12),
+  )
+}
+
+
+def find(device_kind: str) -> Device | None:
+  """The device of a `jax.Device.device_kind`; null when it is not listed.
+
+  A CPU is never listed: its peak depends on the machine, so a run on one
+  records no utilisation rather than an invented one.
+  """
+  for device in DEVICES.values():
+    if device_kind.lower().startswith(
+      tuple(kind.lower() for kind in device.kinds)
+    ):
+      return device
+  return None
+
+
+def get(name: str) -> Device:
+  """The device of a short name such as 'v5p'.
+
+  Raises:
+    ConfigError: the name is not in the table.
+  """
+  if name not in DEVICES:
+    raise errors.ConfigError(
+      f'device {name!r}: must be one of {", ".join(DEVICES)}'
+    )
+  return DEVICES[name]
+
+
+def peak_flops(device_kind: str) -> float | None:
+  """Nominal bf16 FLOP/s of one device, null when it is not listed."""
+  device = find(device_kind)
+  return device.peak_flops if device else None
+
+
+def device_hours(flops: float, device: Device, mfu: float) -> float:
+  """Device-hours that `flops` take at a share `mfu` of the nominal peak.
+
+  Raises:
+    ConfigError: `mfu` is not in (0, 1].
+  """
+  if not 0 < mfu <= 1:
+    raise errors.ConfigError(f'mfu={mfu}: must be in (0, 1]')
+  return flops / (device.peak_flops * mfu) / 3600

@@ -1,0 +1,214 @@
+"""Exact parameters and FLOPs of the convolutional tokenizer, from its spec.
+
+The network is walked once as a list of layers with their output sizes;
+parameters and FLOPs are two sums over that one list. Source: the VQVAE of
+VAR (arXiv 2404.02905), official implementation. No JAX in here.
+Conventions: docs/flops.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import dataclasses
+
+from varjax import errors
+from varjax.spec import TokenizerSpec
+
+_FLOPS = 2  # a multiply and an add
+_KINDS = ('encode', 'decode', 'train', 'features')
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+  """One layer with weights, or the weightless part of an attention.
+
+  Attributes:
+    params: weights and biases.
+    flops: forward FLOPs for one image (normalisation counts none).
+    outputs: values written for one image, in elements.
+  """
+
+  params: int
+  flops: int
+  outputs: int
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerParameterCounts:
+  """Numbers of weights; `total` is the sum of all fields."""
+
+  encoder: int
+  decoder: int
+  codebook: int
+  phi: int
+  quant_conv: int
+  post_quant_conv: int
+
+  @property
+  def quantizer(self) -> int:
+    """Codebook and phi convolutions."""
+    return self.codebook + self.phi
+
+  @property
+  def total(self) -> int:
+    """All weights of the tokenizer."""
+    convs = self.quant_conv + self.post_quant_conv
+    return self.encoder + self.decoder + self.quantizer + convs
+
+
+def tokenizer_parameter_counts(
+  spec: TokenizerSpec,
+) -> TokenizerParameterCounts:
+  """Exact counts of the tokenizer that `spec` describes."""
+  conv = _conv(spec.code_dim, spec.code_dim, spec.quant_conv_size, (1, 1))
+  phis = spec.phi_count or len(spec.scales)
+  if spec.phi_ratio <= 1e-6:
+    phis = 0  # phi is the identity
+  phi = _conv(spec.code_dim, spec.code_dim, 3, (1, 1))
+  return TokenizerParameterCounts(
+    encoder=sum(layer.params for layer in encoder_layers(spec)),
+    decoder=sum(layer.params for layer in decoder_layers(spec)),
+    codebook=spec.vocab * spec.code_dim,
+    phi=phis * phi.params,
+    quant_conv=conv.params,
+    post_quant_conv=conv.params,
+  )
+
+
+def tokenizer_flops_per_image(spec: TokenizerSpec, kind: str) -> int:
+  """FLOPs of the tokenizer for one image.
+
+  Args:
+    spec: the tokenizer; the image is its finest grid times `downsample`.
+    kind: 'encode' (image to codes), 'decode' (codes to image), 'train' (one
+      forward and backward pass of the autoencoder), or 'features' (codes to
+      the inputs of a next-scale transformer).
+
+  Returns:
+    FLOPs; products of the resizing matrices are included.
+
+  Raises:
+    ConfigError: on another kind.
+  """
+  if kind not in _KINDS:
+    raise errors.ConfigError(
+      f'tokenizer FLOPs of kind {kind!r}: must be one of {", ".join(_KINDS)}'
+    )
+  encoder = sum(layer.flops for layer in encoder_layers(spec))
+  decoder = sum(layer.flops for layer in decoder_layers(spec))
+  finest = spec.grids[-1]
+  conv = _conv(spec.code_dim, spec.code_dim, spec.quant_conv_size, finest).flops
+  grids = spec.grids
+  phi = _conv(spec.code_dim, spec.code_dim, 3, finest).flops
+  if spec.phi_ratio <= 1e-6:
+    phi = 0
+  resize = [_resize(g, finest, spec.code_dim) for g in grids[:-1]]
+  search = sum(h * w for h, w in grids) * _FLOPS * spec.code_dim * spec.vocab
+  # Each scale but the finest is resized down to read it and up to sum it.
+  quantize = 2 * sum(resize) + len(grids) * phi
+  if kind == 'encode':
+    return encoder + conv + search + quantize
+  if kind == 'decode':
+    return sum(resize) + len(grids) * phi + conv + decoder
+  if kind == 'features':
+    # Up and summed for all scales but the last, then down to the next one.
+    downs = sum(resize[1:])
+    return sum(resize) + (len(grids) - 1) * phi + downs
+  # The nearest code is an argmin: it has no gradient.
+  return 3 * (encoder + decoder + 2 * conv + quantize) + search
+
+
+def encoder_layers(spec: TokenizerSpec) -> list[Layer]:
+  """Layers of image -> features, without the quantiser's convolution."""
+  size = _image_size(spec)
+  width = spec.ch
+  layers = [_conv(3, width, 3, size)]
+  last = len(spec.ch_mult) - 1
+  for level, mult in enumerate(spec.ch_mult):
+    for _ in range(spec.num_res_blocks):
+      layers += _res_block(width, spec.ch * mult, size)
+      width = spec.ch * mult
+      if level == last and spec.attention:
+        layers += _attention(width, size)
+    if level != last:
+      size = (size[0] // 2, size[1] // 2)
+      layers.append(_conv(width, width, 3, size))
+  layers += _middle(width, size, spec.attention)
+  layers += [_norm(width, size), _conv(width, spec.code_dim, 3, size)]
+  return layers
+
+
+def decoder_layers(spec: TokenizerSpec) -> list[Layer]:
+  """Layers of features -> image, without the quantiser's convolution."""
+  size = spec.grids[-1]
+  width = spec.ch * spec.ch_mult[-1]
+  layers = [_conv(spec.code_dim, width, 3, size)]
+  layers += _middle(width, size, spec.attention)
+  last = len(spec.ch_mult) - 1
+  for level in range(last, -1, -1):
+    for _ in range(spec.num_res_blocks + 1):
+      layers += _res_block(width, spec.ch * spec.ch_mult[level], size)
+      width = spec.ch * spec.ch_mult[level]
+      if level == last and spec.attention:
+        layers += _attention(width, size)
+    if level:
+      size = (size[0] * 2, size[1] * 2)
+      layers.append(_conv(width, width, 3, size))
+  layers += [_norm(width, size), _conv(width, 3, 3, size)]
+  return layers
+
+
+def _image_size(spec: TokenizerSpec) -> tuple[int, int]:
+  height, width = spec.grids[-1]
+  return height * spec.downsample, width * spec.downsample
+
+
+def _conv(
+  inputs: int, outputs: int, kernel: int, size: tuple[int, int]
+) -> Layer:
+  """A biased convolution that writes `size`; the bias counts no FLOPs."""
+  weights = kernel * kernel * inputs * outputs
+  area = size[0] * size[1]
+  return Layer(weights + outputs, _FLOPS * weights * area, outputs * area)
+
+
+def _norm(width: int, size: tuple[int, int]) -> Layer:
+  return Layer(2 * width, 0, width * size[0] * size[1])
+
+
+def _res_block(
+  inputs: int, outputs: int, size: tuple[int, int]
+) -> Iterator[Layer]:
+  yield _norm(inputs, size)
+  yield _conv(inputs, outputs, 3, size)
+  yield _norm(outputs, size)
+  yield _conv(outputs, outputs, 3, size)
+  if inputs != outputs:
+    yield _conv(inputs, outputs, 1, size)
+
+
+def _attention(width: int, size: tuple[int, int]) -> Iterator[Layer]:
+  area = size[0] * size[1]
+  yield _norm(width, size)
+  yield _conv(width, 3 * width, 1, size)
+  # Logits and weighted sum, one head over all positions.
+  yield Layer(0, 2 * _FLOPS * area * area * width, area * area)
+  yield _conv(width, width, 1, size)
+
+
+def _middle(
+  width: int, size: tuple[int, int], attention: bool
+) -> Iterator[Layer]:
+  yield from _res_block(width, width, size)
+  if attention:
+    yield from _attention(width, size)
+  yield from _res_block(width, width, size)
+
+
+def _resize(
+  small: tuple[int, int], full: tuple[int, int], channels: int
+) -> int:
+  """Two matrix products, rows first on the way down and last on the way up."""
+  rows = small[0] * full[0] * full[1]
+  columns = small[0] * small[1] * full[1]
+  return _FLOPS * channels * (rows + columns)
