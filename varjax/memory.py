@@ -1,0 +1,157 @@
+"""An estimate of the device memory that a training run needs.
+
+An estimate, not a measurement: weights, moments and gradients are exact,
+activations follow from constants of how a block is written and are good to
+about a quarter of the total; what the compiler fuses, pads or keeps twice
+is its own. `varjax plan` asks the compiler itself. No JAX in here.
+Conventions: docs/flops.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from varjax import errors
+from varjax.params import hidden_width, parameter_counts, sequence_of
+from varjax.spec import MeshSpec, RunSpec
+from varjax.tokenizer_costs import (
+  decoder_layers,
+  encoder_layers,
+  tokenizer_parameter_counts,
+)
+
+_FLOAT32 = 4
+_BYTES = {'float32': 4, 'bfloat16': 2}
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryEstimate:
+  """Bytes on one device; `total` is the sum of all fields.
+
+  Attributes:
+    params: master weights in float32.
+    moments: first and second moment of AdamW.
+    gradients: in float32, with the accumulator where there is one.
+    compute_copy: weights cast to the compute type.
+    frozen: the tokenizer, where images are encoded on the fly.
+    activations: what the forward pass keeps for the backward pass.
+    logits: codebook logits, their softmax and its gradient.
+  """
+
+  params: int
+  moments: int
+  gradients: int
+  compute_copy: int
+  frozen: int
+  activations: int
+  logits: int
+
+  @property
+  def total(self) -> int:
+    """All of it."""
+    return sum(dataclasses.astuple(self))
+
+
+def mesh_shape(mesh: MeshSpec, devices: int) -> tuple[int, int, int]:
+  """(data, fsdp, tensor) with the -1 entry resolved.
+
+  Raises:
+    ConfigError: the axes do not multiply to `devices`.
+  """
+  sizes = [mesh.data, mesh.fsdp, mesh.tensor]
+  known = math.prod(size for size in sizes if size != -1)
+  if sizes.count(-1) == 1 and known > 0 and devices % known == 0:
+    sizes[sizes.index(-1)] = devices // known
+  if -1 in sizes or math.prod(sizes) != devices or min(sizes) < 1:
+    raise errors.ConfigError(
+      f'mesh={mesh.data},{mesh.fsdp},{mesh.tensor}: data * fsdp * tensor '
+      f'must be the number of devices, {devices}; one of them may be -1'
+    )
+  return sizes[0], sizes[1], sizes[2]
+
+
+def memory_estimate(run: RunSpec, devices: int = 1) -> MemoryEstimate:
+  """Bytes on one device while `run` trains on `devices` devices.
+
+  Args:
+    run: the run; its mesh, batch, remat policy and types are what count.
+    devices: over all hosts.
+
+  Raises:
+    ConfigError: the mesh does not fit the devices.
+  """
+  data, fsdp, tensor = mesh_shape(run.mesh, devices)
+  micro_batch = run.batch_size // run.optim.accumulate
+  images = math.ceil(micro_batch / (data * fsdp))
+  if run.task == 'reconstruct':
+    weights = math.ceil(tokenizer_parameter_counts(run.tokenizer).total / fsdp)
+    activations = _tokenizer_activations(run, images)
+    logits, copy, frozen = 0, 0, 0
+  else:
+    weights = _weights(run, fsdp, tensor)
+    compute = _BYTES[run.model.compute_dtype]
+    copy = 0 if compute == _FLOAT32 else compute * weights
+    activations = _block_activations(run, images, tensor)
+    rows = images * sequence_of(run.tokenizer).positions
+    logits = rows * (run.tokenizer.vocab // tensor) * (2 * _FLOAT32 + compute)
+    frozen = 0
+    if run.input == 'images':
+      # Replicated; encoding happens before the step, in float32.
+      frozen = _FLOAT32 * tokenizer_parameter_counts(run.tokenizer).total
+  accumulators = 2 if run.optim.accumulate > 1 else 1
+  first_moment = _BYTES[run.optim.moments_dtype]
+  return MemoryEstimate(
+    params=_FLOAT32 * weights,
+    moments=(first_moment + _FLOAT32) * weights,
+    gradients=accumulators * _FLOAT32 * weights,
+    compute_copy=copy,
+    frozen=frozen,
+    activations=activations,
+    logits=logits,
+  )
+
+
+def _weights(run: RunSpec, fsdp: int, tensor: int) -> int:
+  """Weights on one device: blocks and head are split by both axes.
+
+  AdaLN and the tables are split by fsdp alone: sharding their output
+  dimension would make every block gather it.
+  """
+  counts = parameter_counts(run.model, run.tokenizer)
+  both = counts.linear + counts.head
+  return math.ceil(both / (fsdp * tensor) + (counts.total - both) / fsdp)
+
+
+def _block_activations(run: RunSpec, images: int, tensor: int) -> int:
+  """Bytes that the blocks keep, by remat policy.
+
+  Counted per position in a block that keeps everything: two float32
+  LayerNorms with their modulated copies; q, k, v before and after their
+  normalisation in float32; attention output and projection; GELU's input,
+  float32 inner value and output. The residual stream is one more compute
+  value. 'dots' keeps the products alone; 'full' only the residual stream.
+  Both hold one block in full while its backward pass runs.
+  """
+  model = run.model
+  d, m = model.width, hidden_width(model)
+  c = _BYTES[model.compute_dtype]
+  norms = 2 * d * (_FLOAT32 + c)
+  qkv = 3 * d * c + 2 * d * (_FLOAT32 + c) * model.l2_norm
+  outputs = 4 * d * c
+  mlp = m * (2 * c + 2 * _FLOAT32)
+  everything = norms + (qkv + mlp) // tensor + outputs
+  products = (3 * d * c + m * c) // tensor + 3 * d * c
+  kept = {
+    'none': model.depth * everything,
+    'dots': model.depth * (products + d * c) + everything,
+    'full': model.depth * d * c + everything,
+  }
+  positions = images * sequence_of(run.tokenizer).positions
+  return positions * kept[model.remat]
+
+
+def _tokenizer_activations(run: RunSpec, images: int) -> int:
+  """Every layer's output once in float32, for both halves of the network."""
+  layers = encoder_layers(run.tokenizer) + decoder_layers(run.tokenizer)
+  return images * _FLOAT32 * sum(layer.outputs for layer in layers)
