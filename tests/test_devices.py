@@ -1,0 +1,49 @@
+"""The device table: names as JAX reports them, and sane numbers."""
+
+import jax
+import pytest
+
+from varjax import devices, errors
+
+
+@pytest.mark.parametrize(
+  ('kind', 'name'),
+  [
+    ('TPU v4', 'v4'),
+    ('TPU v5 lite', 'v5e'),
+    ('TPU v5', 'v5p'),
+    ('TPU v5p', 'v5p'),
+    ('TPU v6 lite', 'v6e'),
+    ('NVIDIA H100 80GB HBM3', 'h100'),
+    ('NVIDIA H200', 'h200'),
+    ('NVIDIA A100-SXM4-80GB', 'a100-80gb'),
+    ('NVIDIA A100-SXM4-40GB', 'a100'),
+  ],
+)
+def test_device_kinds_are_found(kind, name):
+  device = devices.find(kind)
+  assert device is devices.get(name)
+  assert devices.peak_flops(kind) == device.peak_flops
+
+
+def test_the_cpu_has_no_peak():
+  assert devices.peak_flops(jax.devices('cpu')[0].device_kind) is None
+
+
+def test_measurements_stay_below_nominal():
+  for device in devices.DEVICES.values():
+    if device.measured_flops:
+      assert 0.5 * device.peak_flops < device.measured_flops
+      assert device.measured_flops < device.peak_flops
+
+
+def test_device_hours_by_hand():
+  h100 = devices.get('h100')
+  assert devices.device_hours(989e12 * 3600, h100, 0.5) == pytest.approx(2)
+  with pytest.raises(errors.ConfigError, match='mfu=0'):
+    devices.device_hours(1.0, h100, 0)
+
+
+def test_an_unknown_device_names_the_known_ones():
+  with pytest.raises(errors.ConfigError, match='v5p'):
+    devices.get('v9')

@@ -1,0 +1,100 @@
+"""The memory estimate against measurements and its own logic."""
+
+import dataclasses
+
+import pytest
+
+from varjax import errors, memory
+from varjax.spec import MeshSpec, ModelSpec, OptimSpec, RunSpec
+
+
+def _run(depth, batch, remat, **kwargs):
+  model = ModelSpec(depth=depth, width=64 * depth, heads=depth, remat=remat)
+  return RunSpec(model=model, batch_size=batch, **kwargs)
+
+
+def test_d16_without_remat_is_near_the_72_gb_an_h100_needed():
+  estimate = memory.memory_estimate(_run(16, 64, 'none'))
+  assert estimate.total == pytest.approx(72e9, rel=0.25)
+
+
+def test_d30_on_four_v5e_is_near_what_the_tpu_compiler_reported():
+  run = _run(30, 256, 'full', mesh=MeshSpec(data=1, fsdp=4))
+  estimate = memory.memory_estimate(run, devices=4)
+  assert estimate.total == pytest.approx(20.2 * 2**30, rel=0.25)
+
+
+def test_states_of_d30_are_exact():
+  estimate = memory.memory_estimate(_run(30, 32, 'dots'))
+  assert estimate.params == 4 * 2_010_020_356
+  assert estimate.moments == 8 * 2_010_020_356
+  assert estimate.gradients == estimate.params
+
+
+def test_remat_trades_activations():
+  sizes = [
+    memory.memory_estimate(_run(12, 8, remat)).activations
+    for remat in ('none', 'dots', 'full')
+  ]
+  assert sizes == sorted(sizes, reverse=True)
+  assert len(set(sizes)) == 3
+
+
+def test_batch_and_mesh_move_the_right_parts():
+  small = memory.memory_estimate(_run(12, 8, 'none'))
+  large = memory.memory_estimate(_run(12, 16, 'none'))
+  assert large.activations == 2 * small.activations
+  assert large.params == small.params
+  sharded = memory.memory_estimate(
+    _run(12, 16, 'none', mesh=MeshSpec(data=1, fsdp=2)), devices=2
+  )
+  assert sharded.activations == small.activations
+  assert sharded.params == pytest.approx(small.params / 2, rel=1e-6)
+
+
+def test_tensor_axis_splits_products_but_not_adaln():
+  whole = memory.memory_estimate(_run(12, 8, 'none'))
+  split = memory.memory_estimate(
+    _run(12, 8, 'none', mesh=MeshSpec(data=1, tensor=2)), devices=2
+  )
+  assert whole.params / 2 < split.params < whole.params
+  assert split.logits == whole.logits // 2
+
+
+def test_accumulation_halves_activations_and_keeps_a_second_gradient():
+  plain = memory.memory_estimate(_run(12, 8, 'none'))
+  optim = OptimSpec(accumulate=2)
+  accumulated = memory.memory_estimate(_run(12, 8, 'none', optim=optim))
+  assert accumulated.activations == plain.activations // 2
+  assert accumulated.gradients == 2 * plain.gradients
+
+
+def test_encoding_on_the_fly_keeps_the_tokenizer():
+  run = dataclasses.replace(_run(12, 8, 'none'), input='images')
+  assert memory.memory_estimate(run).frozen == 4 * 108_948_355
+
+
+def test_tokenizer_training_counts_its_own_weights():
+  run = RunSpec(task='reconstruct', batch_size=8)
+  estimate = memory.memory_estimate(run)
+  assert estimate.params == 4 * 108_948_355
+  assert estimate.logits == 0
+  assert estimate.activations > estimate.params
+
+
+@pytest.mark.parametrize(
+  ('mesh', 'devices'),
+  [
+    (MeshSpec(data=3), 4),
+    (MeshSpec(data=-1, fsdp=3), 4),
+    (MeshSpec(data=-1, fsdp=-1), 4),
+    (MeshSpec(data=0), 4),
+  ],
+)
+def test_a_mesh_that_does_not_fit_is_refused(mesh, devices):
+  with pytest.raises(errors.ConfigError, match='number of devices, 4'):
+    memory.mesh_shape(mesh, devices)
+
+
+def test_mesh_fills_the_open_axis():
+  assert memory.mesh_shape(MeshSpec(data=-1, fsdp=4), 16) == (4, 4, 1)
