@@ -1,0 +1,181 @@
+"""Attention back ends: one rule, `steps[query] >= steps[key]`.
+
+Where the steps are static (`Layout.block_sizes`), position blocks follow
+each other and a query sees every key up to the end of its own block: the
+block-causal attention of VAR (arXiv 2404.02905, section 3.2). Where they
+vary by example, an explicit `steps` array is compared. Neither case stores
+an [L, L] array outside the reference.
+
+All back ends take q, k, v of shape [B, L, N, A] and return [B, L, N, A].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import itertools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+import numpy as np
+
+from varjax import errors
+
+Blocks = tuple[int, ...]
+Backend = Callable[
+  [jax.Array, jax.Array, jax.Array, float, Blocks | None, jax.Array | None],
+  jax.Array,
+]
+
+
+def attend(
+  q: Float[Array, 'B L N A'],
+  k: Float[Array, 'B M N A'],
+  v: Float[Array, 'B M N A'],
+  *,
+  scale: float,
+  blocks: Blocks | None = None,
+  steps: Int[Array, '#B L'] | None = None,
+  backend: str = 'auto',
+) -> Float[Array, 'B L N A']:
+  """Attention under the step rule.
+
+  Args:
+    q, k, v: queries, keys and values; k and v may be longer than q when
+      there is no rule (a step that reads a cache).
+    scale: of the logits before the softmax.
+    blocks: static block sizes that sum to L; block i sees blocks <= i.
+    steps: dynamic alternative to `blocks`. With neither, all is seen.
+    backend: key of `BACKENDS`, or 'auto' for the platform's choice.
+
+  Returns:
+    The attended values, in the type of v.
+
+  Raises:
+    ConfigError: if the back end does not exist.
+  """
+  if blocks is not None and len(blocks) == 1:
+    blocks = None  # One block sees all of itself.
+  name = choose(backend, q.dtype)
+  return BACKENDS[name](q, k, v, scale, blocks, steps)
+
+
+def choose(backend: str, dtype: jnp.dtype) -> str:
+  """Resolves 'auto' by the default platform and the compute type.
+
+  A program that is compiled ahead of time for another platform than the
+  host's must name its back end.
+
+  Raises:
+    ConfigError: if the back end does not exist.
+  """
+  if backend == 'auto':
+    if jax.default_backend() in ('gpu', 'cuda') and dtype != jnp.float32:
+      return 'cudnn'
+    return 'xla' if jax.default_backend() == 'cpu' else 'blockwise'
+  if backend not in BACKENDS:
+    raise errors.ConfigError(
+      f'model.attention={backend!r}: must be one of auto, '
+      f'{", ".join(sorted(BACKENDS))}'
+    )
+  return backend
+
+
+def block_steps(blocks: Blocks) -> np.ndarray:
+  """int32 [L], the index of the block that each position is in."""
+  return np.repeat(np.arange(len(blocks), dtype=np.int32), blocks)
+
+
+def allowed(
+  blocks: Blocks | None, steps: Int[Array, '#B L'] | None
+) -> Bool[Array, '#B 1 L L'] | None:
+  """The rule as a mask, true where a query may see a key; None: all."""
+  if blocks is not None:
+    steps = jnp.asarray(block_steps(blocks))[None]
+  if steps is None:
+    return None
+  return steps[:, None, :, None] >= steps[:, None, None, :]
+
+
+def xla(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  scale: float,
+  blocks: Blocks | None,
+  steps: jax.Array | None,
+) -> jax.Array:
+  """The reference: einsum, float32 softmax, masked logits."""
+  logits = jnp.einsum(
+    'blna,bmna->bnlm', q, k, preferred_element_type=jnp.float32
+  )
+  if scale != 1.0:
+    logits = logits * scale
+  mask = allowed(blocks, steps)
+  if mask is not None:
+    logits = jnp.where(mask, logits, -jnp.inf)
+  weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+  return jnp.einsum('bnlm,bmna->blna', weights, v)
+
+
+def blockwise(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  scale: float,
+  blocks: Blocks | None,
+  steps: jax.Array | None,
+) -> jax.Array:
+  """Each static block against the prefix it may see: no mask, less work.
+
+  Falls back to the reference where the steps are not static.
+  """
+  if blocks is None:
+    return xla(q, k, v, scale, None, steps)
+  ends = list(itertools.accumulate(blocks))
+  parts = [
+    xla(q[:, end - size : end], k[:, :end], v[:, :end], scale, None, None)
+    for size, end in zip(blocks, ends, strict=True)
+  ]
+  return jnp.concatenate(parts, axis=1)
+
+
+def cudnn(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  scale: float,
+  blocks: Blocks | None,
+  steps: jax.Array | None,
+) -> jax.Array:
+  """cuDNN flash attention through `jax.nn.dot_product_attention`.
+
+  For NVIDIA GPUs and bfloat16 or float16 only. The rule goes in as a
+  boolean mask, which needs even lengths: an odd one is padded by one key
+  that nobody sees and one query that is dropped.
+  """
+  mask = allowed(blocks, steps)
+  length = q.shape[1]
+  if mask is None:
+    return jax.nn.dot_product_attention(
+      q, k, v, scale=scale, implementation='cudnn'
+    )
+  odd = length % 2
+  if odd:
+    q, k, v = (
+      jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (q, k, v)
+    )
+    mask = jnp.pad(mask, ((0, 0), (0, 0), (0, 1), (0, 1)))
+    # The dropped query needs something to look at, or its softmax is 0 / 0.
+    mask = mask.at[:, :, length, :].set(True)
+  out = jax.nn.dot_product_attention(
+    q, k, v, mask=mask, scale=scale, implementation='cudnn'
+  )
+  return out[:, :length]
+
+
+BACKENDS: dict[str, Backend] = {
+  'xla': xla,
+  'blockwise': blockwise,
+  'cudnn': cudnn,
+}

@@ -1,0 +1,170 @@
+"""One transformer block under AdaLN (official `AdaLNSelfAttn`).
+
+x += gamma1 * attention(modulate(x)); x += gamma2 * mlp(modulate(x)), each
+branch under stochastic depth per image. The block is written to be scanned
+over depth: its call takes (carry, per-layer inputs, broadcast inputs).
+"""
+
+from __future__ import annotations
+
+import math
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from varjax.models import attention
+from varjax.models import dense
+from varjax.models import norm
+from varjax.models.adaln import init_std
+from varjax.spec import ModelSpec
+
+MAX_LOG_SCALE = math.log(100)  # Of the attention logits under l2_norm.
+KeyValue = tuple[jax.Array, jax.Array]  # [B, T, N, A] each
+
+
+class Block(nn.Module):
+  """Self-attention and MLP of one layer."""
+
+  spec: ModelSpec
+
+  def setup(self) -> None:
+    """Declares the two branches."""
+    self.attention = SelfAttention(self.spec)
+    self.mlp = Mlp(self.spec)
+
+  def __call__(
+    self,
+    x: Float[Array, 'B L D'],
+    modulation: Float[Array, 'B 6 D'],
+    drop_rate: Float[Array, ''],
+    prefix: KeyValue | None,
+    steps: jax.Array | None,
+    blocks: attention.Blocks | None,
+    train: bool,
+    collect: bool,
+  ) -> tuple[Float[Array, 'B L D'], KeyValue | None]:
+    """Runs the layer.
+
+    Args:
+      x: hidden states, the scanned carry.
+      modulation: chunks gamma1, gamma2, scale1, scale2, shift1, shift2.
+      drop_rate: of stochastic depth in this layer.
+      prefix: keys and values of earlier steps, which all of x may see.
+      steps, blocks: the attention rule inside x, see `attention.attend`.
+      train: whether stochastic depth is on.
+      collect: whether to return the keys and values of x.
+    """
+    gamma1, gamma2, scale1, scale2, shift1, shift2 = (
+      modulation[:, i] for i in range(6)
+    )
+    drop = train and self.spec.drop_path > 0
+    branch, key_value = self.attention(
+      norm.modulate(x, scale1, shift1), prefix, steps, blocks
+    )
+    branch = branch * gamma1[:, None, :]
+    x = x + (self._drop_path(branch, drop_rate) if drop else branch)
+    branch = self.mlp(norm.modulate(x, scale2, shift2)) * gamma2[:, None, :]
+    x = x + (self._drop_path(branch, drop_rate) if drop else branch)
+    x = nn.with_logical_constraint(x, ('batch', 'length', 'embed'))
+    return x, key_value if collect else None
+
+  def _drop_path(self, branch: jax.Array, rate: jax.Array) -> jax.Array:
+    keep = 1.0 - rate
+    key = self.make_rng('drop_path')
+    kept = jax.random.bernoulli(key, keep, (branch.shape[0], 1, 1))
+    return branch * (kept / keep).astype(branch.dtype)
+
+
+class SelfAttention(nn.Module):
+  """Fused q, k, v projection; q and v have a bias, k has none."""
+
+  spec: ModelSpec
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Float[Array, 'B L D'],
+    prefix: KeyValue | None,
+    steps: jax.Array | None,
+    blocks: attention.Blocks | None,
+  ) -> tuple[Float[Array, 'B L D'], KeyValue]:
+    """Returns the attended x, and its normalised keys with its values."""
+    spec = self.spec
+    width, heads, dtype = spec.width, spec.heads, spec.compute_dtype
+    std = init_std(spec)
+    qkv = dense.dense(
+      3 * width, std, ('embed', 'heads'), dtype=dtype, use_bias=False
+    ).copy(name='qkv')(x)
+    q_bias = self.param('q_bias', dense.zeros(('heads',)), (width,))
+    v_bias = self.param('v_bias', dense.zeros(('heads',)), (width,))
+    q, k, v = jnp.split(qkv, 3, axis=-1)
+    q = q + q_bias.astype(dtype)[None, None]
+    v = v + v_bias.astype(dtype)[None, None]
+    split = (*x.shape[:2], heads, width // heads)
+    q, k, v = (
+      nn.with_logical_constraint(
+        t.reshape(split), ('batch', 'length', 'heads_act', None)
+      )
+      for t in (q, k, v)
+    )
+    if spec.l2_norm:
+      init = nn.initializers.constant(math.log(4))
+      log_scale = self.param(
+        'scale', nn.with_logical_partitioning(init, (None,)), (heads,)
+      )
+      q, k = self._normalise(q, k, log_scale)
+      scale = 1.0
+    else:
+      scale = 0.25 / math.sqrt(width // heads)  # The 0.25 is upstream's.
+    keys, values = k, v
+    if prefix is not None:
+      keys = jnp.concatenate([prefix[0].astype(k.dtype), k], axis=1)
+      values = jnp.concatenate([prefix[1].astype(v.dtype), v], axis=1)
+    out = attention.attend(
+      q,
+      keys,
+      values,
+      scale=scale,
+      blocks=blocks,
+      steps=steps,
+      backend=spec.attention,
+    )
+    proj = dense.dense(
+      width, std / math.sqrt(2 * spec.depth), ('heads', 'embed'), dtype=dtype
+    ).copy(name='proj')
+    return proj(out.reshape(x.shape)), (k, v)
+
+  def _normalise(
+    self, q: jax.Array, k: jax.Array, log_scale: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    # `where` and not `minimum`: at the limit the gradient is 1, not 1/2.
+    log_scale = jnp.where(
+      log_scale <= MAX_LOG_SCALE, log_scale, MAX_LOG_SCALE
+    )
+    scale = jnp.exp(log_scale)[None, None, :, None]
+    return (norm.unit(q) * scale).astype(q.dtype), norm.unit(k).astype(k.dtype)
+
+
+class Mlp(nn.Module):
+  """Linear, tanh-approximated GELU, linear."""
+
+  spec: ModelSpec
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'B L D']) -> Float[Array, 'B L D']:
+    """Returns the branch, without gate or residual."""
+    spec = self.spec
+    std, dtype = init_std(spec), spec.compute_dtype
+    hidden = round(spec.width * spec.mlp_ratio)
+    fc1 = dense.dense(hidden, std, ('embed', 'mlp'), dtype=dtype)
+    x = fc1.copy(name='fc1')(x)
+    x = nn.with_logical_constraint(x, ('batch', 'length', 'mlp_act'))
+    fc2 = dense.dense(
+      spec.width,
+      std / math.sqrt(2 * spec.depth),
+      ('mlp', 'embed'),
+      dtype=dtype,
+    )
+    return fc2.copy(name='fc2')(jax.nn.gelu(x, approximate=True))

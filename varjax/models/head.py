@@ -1,0 +1,73 @@
+"""The output side: AdaLN before the classifier over codes.
+
+Chunk order of the modulation is scale, shift (official `AdaLNBeforeHead`);
+it reads the class embedding also where the blocks share their AdaLN.
+Logits are float32.
+"""
+
+from __future__ import annotations
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from varjax.models import dense
+from varjax.models import norm
+from varjax.models.adaln import init_std
+from varjax.spec import ModelSpec
+from varjax.types import Layout
+
+
+class Head(nn.Module):
+  """Hidden states [B, L, D] to logits [B, L, R, V]."""
+
+  spec: ModelSpec
+  layout: Layout
+
+  def setup(self) -> None:
+    """Declares the modulation and the classifier."""
+    spec, std = self.spec, init_std(self.spec)
+    self.adaln = dense.dense(
+      2 * spec.width, std * spec.init_adaln, ('embed', 'adaln')
+    )
+    self.logits = _Classifier(
+      self.layout.targets_per_position * self.layout.vocab,
+      std * spec.init_head,
+      spec.compute_dtype,
+    )
+
+  def modulation(self, condition: Float[Array, 'B D']) -> jax.Array:
+    """Condition to (scale, shift) [B, 2, D], float32."""
+    flat = self.adaln(norm.silu(condition))
+    return flat.reshape(-1, 2, self.spec.width)
+
+  def __call__(
+    self, x: Float[Array, 'B L D'], modulation: Float[Array, 'B 2 D']
+  ) -> Float[Array, 'B L R V']:
+    """Normalises, modulates and classifies."""
+    x = norm.modulate(x, modulation[:, 0], modulation[:, 1])
+    logits = self.logits(x)
+    shape = (self.layout.targets_per_position, self.layout.vocab)
+    return logits.reshape(*logits.shape[:2], *shape)
+
+
+class _Classifier(nn.Module):
+  """A linear layer whose output stays float32 under bfloat16 compute."""
+
+  features: int
+  std: float
+  dtype: str
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'B L D']) -> Float[Array, 'B L F']:
+    """Returns x @ kernel + bias."""
+    shape = (x.shape[-1], self.features)
+    init = dense.normal(self.std, ('embed', 'vocab'))
+    kernel = self.param('kernel', init, shape)
+    bias = self.param('bias', dense.zeros(('vocab',)), (self.features,))
+    if jnp.dtype(self.dtype) == jnp.float32:
+      logits = x @ kernel
+    else:
+      logits = dense.matmul_float32(x, kernel, self.dtype)
+    return logits + bias[None, None]

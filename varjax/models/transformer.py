@@ -1,0 +1,219 @@
+"""The transformer: one network for every order of codes.
+
+Labels and example inputs to logits over codes (VAR, arXiv 2404.02905,
+section 3.2; official `VAR.forward`). The parameter tree is the same for
+scanned and unrolled blocks: block weights have a leading 'layers' axis.
+
+  embed/    word, classes, start, pos, level
+  adaln/    kernel, bias (own: per layer; shared: one, and a table gss)
+  blocks/   attention/{qkv, q_bias, v_bias, scale, proj}, mlp/{fc1, fc2}
+  head/     adaln, logits
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import flax.struct
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+import numpy as np
+
+from varjax import errors
+from varjax.models import attention
+from varjax.models.adaln import BlockModulation
+from varjax.models.block import Block
+from varjax.models.cache import Cache
+from varjax.models.embed import Embed
+from varjax.models.head import Head
+from varjax.spec import ModelSpec
+from varjax.types import Layout
+
+REMAT_POLICIES = {
+  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'full': jax.checkpoint_policies.nothing_saveable,
+}
+
+
+@flax.struct.dataclass
+class Condition:
+  """All that the network derives from the labels alone."""
+
+  embedding: jax.Array  # [B, D] float32
+  blocks: jax.Array  # [depth, B, 6, D]
+  head: jax.Array  # [B, 2, D] float32
+
+
+class Transformer(nn.Module):
+  """Logits of every position given the class and earlier steps.
+
+  Attributes:
+    spec: the network.
+    layout: the order's shapes.
+  """
+
+  spec: ModelSpec
+  layout: Layout
+
+  def setup(self) -> None:
+    """Declares embeddings, modulation, blocks and head."""
+    spec = self.spec
+    self.embed = Embed(spec, self.layout)
+    self.adaln = BlockModulation(spec)
+    self.blocks = _stacked(spec)(spec)
+    self.head = Head(spec, self.layout)
+
+  def __call__(
+    self,
+    labels: Int[Array, 'B'],
+    inputs: jax.Array,
+    positions: Int[Array, '#B L'] | None = None,
+    steps: Int[Array, '#B L'] | None = None,
+    train: bool = False,
+  ) -> Float[Array, 'B L R V']:
+    """Teacher-forced logits.
+
+    Args:
+      labels: class index; num_classes is "no class".
+      inputs: `Example.inputs`, or any prefix of it that ends with a block:
+        the logits are then those of the prefix.
+      positions: rows of the position table; default 0, 1, 2, ...
+      steps: step of each position; default the static block index. Only
+        read where the layout has no static blocks.
+      train: stochastic depth, with the rng stream 'drop_path'.
+
+    Returns:
+      float32 logits.
+
+    Raises:
+      ConfigError: the prefix ends inside a block, or the layout has no
+        static blocks and no steps are given.
+    """
+    condition = self.condition(labels)
+    x = self.trunk(condition, inputs, positions, steps, train)
+    return self.head(x, condition.head)
+
+  def condition(self, labels: Int[Array, 'B']) -> Condition:
+    """Embeds labels and computes every modulation vector, once."""
+    embedding = self.embed.condition(labels)
+    return Condition(
+      embedding=embedding,
+      blocks=self.adaln(embedding),
+      head=self.head.modulation(embedding),
+    )
+
+  def trunk(
+    self,
+    condition: Condition,
+    inputs: jax.Array,
+    positions: Int[Array, '#B L'] | None = None,
+    steps: Int[Array, '#B L'] | None = None,
+    train: bool = False,
+  ) -> Float[Array, 'B L D']:
+    """Hidden states after the last block; arguments as in the call."""
+    length = self.layout.start + inputs.shape[1]
+    blocks = self._blocks_of(length)
+    if blocks is not None:
+      steps = jnp.asarray(attention.block_steps(blocks))[None]
+    elif steps is None:
+      raise errors.ConfigError(
+        'steps: must be given, this order has no static block sizes'
+      )
+    if positions is None:
+      positions = jnp.arange(length)[None]
+    x = self.embed(condition.embedding, inputs, positions, steps)
+    rule = None if blocks is not None else steps
+    return self._run(x, condition, None, rule, blocks, train)[0]
+
+  def decode(
+    self,
+    condition: Condition,
+    inputs: jax.Array | None,
+    cache: Cache,
+    step: int,
+    positions: Int[Array, '#B T'] | None = None,
+  ) -> tuple[Float[Array, 'B T R V'], Cache]:
+    """Logits of one step, reading earlier steps from the cache.
+
+    Args:
+      condition: of `condition(labels)`.
+      inputs: [B, T, C | R] of this step, without start symbols; None where
+        the whole step is start symbols.
+      cache: holds the earlier steps; see `cache.empty`.
+      step: static index of the block.
+      positions: rows of the position table; default offset, offset + 1, ...
+
+    Returns:
+      float32 logits, and the cache with this step in it.
+
+    Raises:
+      ConfigError: if the layout has no static blocks.
+    """
+    sizes = self.layout.block_sizes
+    if sizes is None:
+      raise errors.ConfigError('decode: needs an order with static blocks')
+    offset, size = sum(sizes[:step]), sizes[step]
+    if positions is None:
+      positions = jnp.arange(offset, offset + size)[None]
+    steps = jnp.full((1, size), step)
+    x = self.embed(
+      condition.embedding, inputs, positions, steps, start=step == 0
+    )
+    x, new = self._run(
+      x, condition, cache.prefix(offset), None, None, False, collect=True
+    )
+    return self.head(x, condition.head), cache.write(new, offset)
+
+  def _run(
+    self, x, condition, prefix, steps, blocks, train, collect=False
+  ):
+    spec = self.spec
+    x = x.astype(spec.compute_dtype)
+    x = nn.with_logical_constraint(x, ('batch', 'length', 'embed'))
+    rates = np.linspace(0, spec.drop_path, spec.depth, dtype=np.float32)
+    return self.blocks(
+      x, condition.blocks, rates, prefix, steps, blocks, train, collect
+    )
+
+  def _blocks_of(self, length: int) -> attention.Blocks | None:
+    sizes = self.layout.block_sizes
+    if sizes is None:
+      return None
+    ends = list(itertools.accumulate(sizes))
+    if length not in ends:
+      raise errors.ConfigError(
+        f'inputs: {length} positions do not end with a block; the blocks of '
+        f'this order end at {ends}'
+      )
+    return sizes[: ends.index(length) + 1]
+
+
+def _stacked(spec: ModelSpec) -> type[Block]:
+  """`Block` scanned over depth, with rematerialisation inside."""
+  block = Block
+  if spec.remat != 'none':
+    if spec.remat not in REMAT_POLICIES:
+      raise errors.ConfigError(
+        f'model.remat={spec.remat!r}: must be one of none, '
+        f'{", ".join(REMAT_POLICIES)}'
+      )
+    block = nn.remat(
+      block,
+      policy=REMAT_POLICIES[spec.remat],
+      # Inside a scan nothing can merge forward and recomputed products.
+      prevent_cse=not spec.scan,
+      static_argnums=(6, 7, 8),
+    )
+  everywhere = nn.broadcast
+  return nn.scan(
+    block,
+    variable_axes={'params': 0},
+    split_rngs={'params': True, 'drop_path': True},
+    in_axes=(0, 0, 0, everywhere, everywhere, everywhere, everywhere),
+    length=spec.depth,
+    # Unrolling keeps the stacked weights, so checkpoints are interchangeable.
+    unroll=1 if spec.scan else spec.depth,
+    metadata_params={nn.PARTITION_NAME: 'layers'},
+  )
