@@ -45,7 +45,7 @@ def build(cls: type, tree: Mapping[str, Any], prefix: str = '') -> Any:
 @functools.cache
 def hints_of(cls: type) -> dict[str, Any]:
   """Resolved field types of a dataclass."""
-  return typing.get_typehints_of(cls)
+  return typing.get_type_hints(cls)
 
 
 def coerce(value: Any, hint: Any, key: str) -> Any:

@@ -9,7 +9,7 @@ is a `spec.RunSpec`.
 from __future__ import annotations
 
 import collections
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import dataclasses
 import importlib.util
 import json
@@ -27,7 +27,7 @@ from varjax.validation import validate
 
 def default_config() -> ml_collections.ConfigDict:
   """Returns a ConfigDict with every key of `RunSpec` at its default."""
-  return _as_config(specs.RunSpec())
+  return as_config(specs.RunSpec())
 
 
 def parse_arg(arg: str | None, **defaults: Any) -> Any:
@@ -54,6 +54,25 @@ def parse_arg(arg: str | None, **defaults: Any) -> Any:
       )
     values[key] = coerce(text, type(defaults[key]), f'argument {key}')
   return py_types.SimpleNamespace(**values)
+
+
+def duration(**length: float) -> dict[str, float]:
+  """A duration as a config holds it, such as `duration(epochs=200)`."""
+  zero = dataclasses.asdict(specs.Duration())
+  return {**zero, **length}
+
+
+def parse_size(text: str, allowed: Iterable[int]) -> int:
+  """The depth K of a size name `dK`.
+
+  Raises:
+    ConfigError: not of that form, or not one of `allowed`.
+  """
+  depths = list(allowed)
+  if text[:1] != 'd' or not text[1:].isdigit() or int(text[1:]) not in depths:
+    names = ', '.join(f'd{depth}' for depth in depths)
+    raise errors.ConfigError(f'size={text!r}: must be one of {names}')
+  return int(text[1:])
 
 
 def load(path_and_arg: str) -> ml_collections.ConfigDict:
@@ -168,11 +187,12 @@ def from_json(text: str, source: str = 'config_json') -> specs.RunSpec:
   return to_spec(tree, source)
 
 
-def _as_config(value: Any) -> Any:
+def as_config(value: Any) -> Any:
+  """The ConfigDict of a spec (a value that is none is returned as is)."""
   if dataclasses.is_dataclass(value):
     return ml_collections.ConfigDict(
       {
-        f.name: _as_config(getattr(value, f.name))
+        f.name: as_config(getattr(value, f.name))
         for f in dataclasses.fields(value)
       }
     )

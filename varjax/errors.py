@@ -29,6 +29,10 @@ class RecordError(VarjaxError):
   """A record file that cannot be read, or of an unknown schema."""
 
 
+class LaunchError(VarjaxError):
+  """A sweep that cannot be started, or is running already."""
+
+
 class TrainingStopped(VarjaxError):
   """Training ended early for a reason the user must look at (a NaN)."""
 
@@ -39,3 +43,9 @@ class FitRefused(VarjaxError):
   """The data cannot support the fit that was asked for."""
 
   exit_code = 3
+
+
+class Interrupted(VarjaxError):
+  """A stop signal arrived; the state was saved and the run can go on."""
+
+  exit_code = 143

@@ -22,6 +22,7 @@ _CODE_OF_A_RUN = (
   'data', 'tokenizers', 'orders', 'models', 'tasks', 'evals',
   'types.py', 'schedule.py', 'optim.py', 'train.py', 'evaluate.py',
   'rng.py',
+  'inputs.py',
 )  # fmt: skip
 
 # Sections that a task does not read.

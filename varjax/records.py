@@ -211,9 +211,7 @@ def load_curves(path: str | os.PathLike[str]) -> pd.DataFrame:
   return frame(latest(read(path), by_step=True))
 
 
-def write_parquet(
-  table: pd.DataFrame, path: str | os.PathLike[str]
-) -> None:
+def write_parquet(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
   """Writes atomically."""
   path = pathlib.Path(path)
   partial = path.with_suffix('.partial')
@@ -222,7 +220,8 @@ def write_parquet(
 
 
 def merge(
-  sources: list[pathlib.Path], target: str | os.PathLike[str],
+  sources: list[pathlib.Path],
+  target: str | os.PathLike[str],
   by_step: bool = False,
 ) -> list[RunRecord]:
   """Rewrites `target` with the latest record of every run, exactly once.

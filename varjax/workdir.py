@@ -9,9 +9,7 @@ import os
 import pathlib
 from typing import Any
 
-from varjax import config
-from varjax import errors
-from varjax import identity
+from varjax import config, errors, identity
 from varjax import spec as specs
 
 
@@ -58,7 +56,7 @@ class Workdir:
       return
     raise errors.CheckpointError(
       f'{self.path}: belongs to run {owner.get("run_id")}, this is run '
-      f'{run_id} ({self._difference(owner, run)}); choose another --workdir'
+      f'{run_id} ({self._difference(run)}); choose another --workdir'
     )
 
   def run(self) -> specs.RunSpec:
@@ -87,7 +85,7 @@ class Workdir:
         'next run claim this folder'
       ) from error
 
-  def _difference(self, owner: dict[str, Any], run: specs.RunSpec) -> str:
+  def _difference(self, run: specs.RunSpec) -> str:
     try:
       before = self.run()
     except errors.ConfigError:

@@ -1,0 +1,47 @@
+"""Multi-scale VQ-VAE on the built-in emoji, 32 x 32 pixels, for a CPU.
+
+The first stage of `make demo`: 4 scales (1, 2, 3, 4), 30 codes an image.
+
+  varjax train --config experiments/emoji_tokenizer.py --workdir runs/tok
+
+Same recipe as the ImageNet tokenizer without the adversarial part, with a
+network small enough for two CPU cores and revival of unused codes, which a
+codebook needs when it sees only a few thousand images.
+"""
+
+from varjax import config as config_lib
+
+
+def get_config(arg=None):
+  """Returns the config; argument `steps` shortens or lengthens the run."""
+  arg = config_lib.parse_arg(arg, steps=600)
+  duration = config_lib.duration
+  config = config_lib.default_config()
+  config.task = 'reconstruct'
+  config.name = 'emoji-tokenizer'
+  config.total = duration(steps=arg.steps)
+  config.batch_size = 32
+  config.eval_batch_size = 64
+  config.data.name = 'emoji'
+  config.data.resolution = 32
+  tokenizer = config.tokenizer
+  tokenizer.ch = 16
+  tokenizer.ch_mult = (1, 2, 4, 4)
+  tokenizer.num_res_blocks = 1
+  tokenizer.norm_groups = 8
+  tokenizer.code_dim = 16
+  tokenizer.vocab = 512
+  tokenizer.scales = (1, 2, 3, 4)
+  tokenizer.revive_every = 50
+  optim = config.optim
+  optim.lr = 2e-3
+  optim.schedule = 'cos'
+  optim.warmup = duration(frac=0.05)
+  optim.final = 0.05
+  optim.beta1, optim.beta2 = 0.5, 0.9
+  optim.weight_decay = 0.005
+  optim.clip_norm = 10.0
+  config.evaluate = duration(frac=0.25)
+  config.checkpoint = duration(frac=0.25)
+  config.log = duration(steps=25)
+  return config

@@ -1,0 +1,74 @@
+"""What a finished run leaves for the next stage, by task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from varjax import spec as specs
+from varjax.data import pipeline, sources
+from varjax.evals import sheets
+from varjax.tokenizers import artifact, make_tokenizer
+from varjax.train import Finish, TrainState
+from varjax.types import PyTree
+from varjax.workdir import Workdir
+
+_SHEET_IMAGES = 8
+
+
+def _finish_tokenizer(
+  run: specs.RunSpec, workdir: Workdir, state: TrainState
+) -> dict[str, Any]:
+  """Exports the weights and draws validation images beside their codes."""
+  params = _whole(state.params)
+  identifier = artifact.save(workdir.path, run.tokenizer, run.data, params)
+  source = sources.open_source(run.data, 'validation')
+  batch = next(
+    iter(
+      pipeline.eval_batches(
+        source,
+        batch_size=_SHEET_IMAGES,
+        data=run.data,
+        process_index=0,
+        process_count=1,
+      )
+    )
+  )
+  tokenizer = make_tokenizer(run.tokenizer, run.data.resolution)
+  images = batch['image'].astype(np.float32) / 127.5 - 1
+
+  @jax.jit
+  def partial_images(params: PyTree, images: jax.Array) -> jax.Array:
+    codes = tokenizer.encode(params, images)
+    return tokenizer.partial_images(params, codes)
+
+  partial = jax.device_get(partial_images(params, images))
+  sheets.reconstruction_sheet(
+    images, partial, workdir.path / 'reconstruction.png'
+  )
+  return {'tokenizer_id': identifier}
+
+
+def _finish_generator(
+  run: specs.RunSpec, workdir: Workdir, state: TrainState
+) -> dict[str, Any]:
+  """The checkpoint is all that sampling and evaluation need."""
+  del run, workdir, state
+  return {}
+
+
+def _whole(tree: PyTree) -> PyTree:
+  """The full arrays on the host, wherever their shards are."""
+  if jax.process_count() == 1:
+    return jax.device_get(tree)
+  from jax.experimental import multihost_utils
+
+  return multihost_utils.process_allgather(tree, tiled=True)
+
+
+FINISH: dict[str, Finish] = {
+  'reconstruct': _finish_tokenizer,
+  'generate': _finish_generator,
+}

@@ -1,0 +1,63 @@
+"""Where the wall time of a run goes; survives restarts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+import time
+
+PHASES = ('setup', 'compile', 'data', 'step', 'evaluate', 'checkpoint')
+
+
+class Clock:
+  """Adds up seconds by phase.
+
+  Phases do not nest. `wall_s` counts from construction, plus what earlier
+  processes of the same run had spent (`restore`).
+  """
+
+  def __init__(self) -> None:
+    self._start = time.monotonic()
+    self._before = 0.0
+    self.restarts = 0
+    self.seconds = dict.fromkeys(PHASES, 0.0)
+
+  @contextlib.contextmanager
+  def phase(self, name: str) -> Iterator[None]:
+    """Times a block of work as `name`, one of PHASES."""
+    start = time.monotonic()
+    try:
+      yield
+    finally:
+      self.seconds[name] += time.monotonic() - start
+
+  @property
+  def wall_s(self) -> float:
+    """Seconds of wall time of this run, all processes in sequence."""
+    return self._before + time.monotonic() - self._start
+
+  @property
+  def goodput(self) -> float:
+    """Share of the wall time spent in training steps."""
+    return min(self.seconds['step'] / max(self.wall_s, 1e-9), 1.0)
+
+  @property
+  def data_stall(self) -> float:
+    """Share of the stepping time that was spent waiting for input."""
+    data, step = self.seconds['data'], self.seconds['step']
+    return data / max(data + step, 1e-9)
+
+  def state(self) -> dict:
+    """What a checkpoint keeps."""
+    return {
+      'wall_s': self.wall_s,
+      'seconds': dict(self.seconds),
+      'restarts': self.restarts,
+    }
+
+  def restore(self, state: dict) -> None:
+    """Continues the account of the process that wrote the checkpoint."""
+    self._before = state['wall_s']
+    self.restarts = state['restarts'] + 1
+    for name, seconds in state['seconds'].items():
+      self.seconds[name] = self.seconds.get(name, 0.0) + seconds

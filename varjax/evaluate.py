@@ -1,0 +1,97 @@
+"""Exact evaluation of a split: means with standard errors over images.
+
+Works for any task: it knows only `eval_fn`, which returns one value (or one
+row of values) per image, and totals that are summed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+import dataclasses
+
+import jax
+import numpy as np
+
+from varjax import sharding
+from varjax.tasks.base import Task
+from varjax.types import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """Averages over the images of a split, in float64.
+
+  Attributes:
+    mean: by metric, a float or an array [K].
+    sem: standard error of the mean over images, same shapes.
+    totals: sums over images.
+    images: how many images counted.
+  """
+
+  mean: dict[str, np.ndarray]
+  sem: dict[str, np.ndarray]
+  totals: dict[str, np.ndarray]
+  images: int
+
+
+class Evaluator:
+  """Runs a task's compiled `eval_fn` over batches and averages.
+
+  Args:
+    task: what is evaluated.
+    mesh: the devices; batches are split over its batch axes.
+    batches: returns a fresh pass over the split, as host batches with a
+      'mask' [b] of valid images; every image once.
+  """
+
+  def __init__(
+    self,
+    task: Task,
+    mesh: jax.sharding.Mesh,
+    batches: Callable[[], Iterable[dict[str, np.ndarray]]],
+  ):
+    self._mesh = mesh
+    self._batches = batches
+
+    def evaluate(params, state, frozen, batch):
+      return task.eval_fn(params, state, frozen, batch), batch['mask']
+
+    # Fully replicated results, so that every process can read them.
+    self._eval = jax.jit(evaluate, out_shardings=sharding.replicated(mesh))
+
+  def __call__(
+    self, params: PyTree, state: PyTree, frozen: PyTree
+  ) -> Evaluation:
+    """Evaluates; deterministic for given weights.
+
+    Raises:
+      ValueError: the split has no images.
+    """
+    sums: dict[str, np.ndarray] = {}
+    squares: dict[str, np.ndarray] = {}
+    totals: dict[str, np.ndarray] = {}
+    count = 0.0
+    for host_batch in self._batches():
+      batch = sharding.shard_batch(host_batch, self._mesh)
+      output, mask = jax.device_get(self._eval(params, state, frozen, batch))
+      count += float(mask.sum())
+      for key, value in output.per_image.items():
+        value = np.asarray(value, np.float64)
+        weight = mask.reshape(mask.shape + (1,) * (value.ndim - 1))
+        _add(sums, key, (value * weight).sum(0))
+        _add(squares, key, (value**2 * weight).sum(0))
+      for key, value in output.totals.items():
+        _add(totals, key, np.asarray(value, np.float64))
+    if not count:
+      raise ValueError('the evaluation split has no images')
+    mean = {k: v / count for k, v in sums.items()}
+    spread = {
+      k: np.maximum(squares[k] / count - mean[k] ** 2, 0.0) for k in mean
+    }
+    # Unbiased variance over images, then of the mean of `count` of them.
+    sem = {k: np.sqrt(v / max(count - 1, 1)) for k, v in spread.items()}
+    return Evaluation(mean, sem, totals, round(count))
+
+
+def _add(store: dict[str, np.ndarray], key: str, value: np.ndarray) -> None:
+  store[key] = store[key] + value if key in store else np.asarray(value)

@@ -1,0 +1,114 @@
+"""Everything a run reads, opened: batches, evaluation batches, tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+import dataclasses
+
+import numpy as np
+
+from varjax import errors
+from varjax import spec as specs
+from varjax.data import codes as code_cache
+from varjax.data import pipeline, sources
+from varjax.tokenizers import artifact
+from varjax.types import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+  """Opened inputs of one process.
+
+  Attributes:
+    train: the endless, resumable stream of host batches.
+    evaluation: returns one pass over the validation split.
+    unique_images: images in the training split.
+    eval_set: content hash of the validation split.
+    frozen: weights that the task reads and never changes.
+    tokenizer_id: of the tokenizer, '' for stage 1.
+  """
+
+  train: pipeline.TrainBatches
+  evaluation: Callable[[], Iterable[dict[str, np.ndarray]]]
+  unique_images: int
+  eval_set: str
+  frozen: PyTree
+  tokenizer_id: str
+
+
+def open_inputs(
+  run: specs.RunSpec, process_index: int, process_count: int
+) -> Inputs:
+  """Opens and checks what `run` reads.
+
+  Raises:
+    DataError: something is missing or corrupt.
+    ConfigError: the config contradicts the tokenizer or the data.
+  """
+  frozen: PyTree = {}
+  tokenizer_id = ''
+  if run.task == 'generate':
+    trained = artifact.load(run.tokenizer_dir)
+    _check_tokenizer(run, trained)
+    tokenizer_id = trained.id
+    if run.input == 'codes':
+      frozen = {'quantizer': trained.tokenizer.quantizer(trained.params)}
+    else:
+      frozen = {'tokenizer': trained.params}
+  if run.task == 'generate' and run.input == 'codes':
+    train_source = code_cache.open_codes(
+      run.codes_dir, 'train', tokenizer_id=tokenizer_id
+    )
+    val_source = code_cache.open_codes(
+      run.codes_dir, 'validation', tokenizer_id=tokenizer_id
+    )
+  else:
+    train_source = sources.open_source(run.data, 'train')
+    val_source = sources.open_source(run.data, 'validation')
+  if run.task == 'generate' and train_source.num_classes != (
+    run.model.num_classes
+  ):
+    raise errors.ConfigError(
+      f'model.num_classes={run.model.num_classes}: the data has '
+      f'{train_source.num_classes} classes'
+    )
+  train = pipeline.train_batches(
+    train_source,
+    batch_size=run.batch_size,
+    seed=run.seed,
+    data=run.data,
+    process_index=process_index,
+    process_count=process_count,
+  )
+
+  def evaluation() -> Iterable[dict[str, np.ndarray]]:
+    return pipeline.eval_batches(
+      val_source,
+      batch_size=run.eval_batch_size or run.batch_size,
+      data=run.data,
+      process_index=process_index,
+      process_count=process_count,
+    )
+
+  return Inputs(
+    train,
+    evaluation,
+    len(train_source),
+    val_source.fingerprint,
+    frozen,
+    tokenizer_id,
+  )
+
+
+def _check_tokenizer(
+  run: specs.RunSpec, trained: artifact.TrainedTokenizer
+) -> None:
+  """The config must describe the tokenizer that the run reads."""
+  for field in dataclasses.fields(specs.TokenizerSpec):
+    mine = getattr(run.tokenizer, field.name)
+    theirs = getattr(trained.spec, field.name)
+    if mine != theirs:
+      raise errors.ConfigError(
+        f'tokenizer.{field.name}={mine}: the tokenizer in '
+        f'{run.tokenizer_dir} was trained with {theirs}'
+      )

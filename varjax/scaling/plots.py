@@ -1,0 +1,484 @@
+"""Drawing: each function returns a matplotlib Figure, nothing is global.
+
+matplotlib is imported inside the functions, so that fitting and planning
+do not pay for it. Colours are from Okabe and Ito, safe for colour-blind
+readers; every mark also differs by shape or line style. `to_svg` renders
+text as outlines, so a page looks the same everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import io
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from varjax.scaling import notation
+
+if TYPE_CHECKING:
+  from matplotlib.axes import Axes
+  from matplotlib.axis import Axis
+  from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREEN, PURPLE = '#0072B2', '#D55E00', '#009E73', '#A0568A'
+# `to_svg(inline=True)` replaces these two by the page's own colours.
+INK, GRID = '#1b1f24', '#d8dce1'
+
+_STYLE = {
+  'font.family': 'DejaVu Sans',
+  'font.size': 9,
+  'axes.titlesize': 9.5,
+  'axes.labelsize': 9,
+  'axes.edgecolor': INK,
+  'axes.labelcolor': INK,
+  'axes.linewidth': 0.7,
+  'axes.spines.top': False,
+  'axes.spines.right': False,
+  'axes.grid': True,
+  'axes.axisbelow': True,
+  'grid.color': GRID,
+  'grid.linewidth': 0.6,
+  'text.color': INK,
+  'xtick.color': INK,
+  'ytick.color': INK,
+  'xtick.labelsize': 8,
+  'ytick.labelsize': 8,
+  'legend.fontsize': 8,
+  'legend.frameon': False,
+  'lines.linewidth': 1.6,
+  'svg.fonttype': 'path',
+  'figure.facecolor': 'none',
+  'axes.facecolor': 'none',
+}
+
+
+def power_law(
+  fit: Mapping[str, Any], x_label: str, y_label: str
+) -> Figure:
+  """One fitted law on log-log axes, held-out rungs beside predictions.
+
+  Args:
+    fit: `points` (x, y, sem, role), `holdout` (x, measured, predicted, lo,
+      hi) and `curve` (x, y, lo, hi) as in fit.json.
+    x_label, y_label: axis labels with units.
+  """
+  figure, axes = _grid(1, 1, 5.6, 3.9)
+  axis = axes[0]
+  curve = fit.get('curve') or {}
+  x, y = _columns(curve, 'x', 'y')
+  if len(x):
+    bounds = _columns(curve, 'x', 'lo', 'hi')
+    if len(bounds[0]):
+      axis.fill_between(
+        *bounds, color=BLUE, alpha=0.16, linewidth=0, label='interval'
+      )
+    axis.plot(x, y, color=BLUE, label='fit')
+  points = [p for p in fit.get('points') or [] if p.get('role') != 'holdout']
+  _errorbars(axis, points, 'y', BLUE, 'o', 'fitted runs')
+  holdout = fit.get('holdout') or []
+  predicted = [h for h in holdout if notation.is_number(h.get('predicted'))]
+  if predicted:
+    center = np.array([h['predicted'] for h in predicted], float)
+    ends = [notation.ends(h) for h in predicted]
+    low = np.array([c if e[0] is None else e[0]
+                    for c, e in zip(center, ends, strict=True)])  # fmt: skip
+    high = np.array([c if e[1] is None else e[1]
+                     for c, e in zip(center, ends, strict=True)])  # fmt: skip
+    axis.errorbar(
+      [h['x'] for h in predicted],
+      center,
+      yerr=np.abs(np.stack([center - low, high - center])),
+      fmt='s', color=ORANGE, markerfacecolor='none', markersize=7,
+      capsize=3, linewidth=1.2, label='held out, predicted', zorder=4,
+    )  # fmt: skip
+  _errorbars(axis, holdout, 'measured', ORANGE, 'D', 'held out, measured')
+  _log_axes(axis, x_label, y_label)
+  axis.legend(loc='best')
+  return figure
+
+
+def residuals(panels: Sequence[Mapping[str, Any]]) -> Figure:
+  """Measured over predicted minus one, a panel per fit.
+
+  Args:
+    panels: each with `title`, `x_label` and `rows`, mappings with x,
+      residual (a fraction), sem (a fraction or None) and role.
+  """
+  columns = min(2, len(panels))
+  rows = math.ceil(len(panels) / columns)
+  figure, axes = _grid(rows, columns, 4.3 * columns, 2.5 * rows + 0.2)
+  for axis, panel in zip(axes, panels, strict=False):
+    axis.axhline(0, color=INK, linewidth=0.8)
+    for role, colour, marker, name in (
+      ('fit', BLUE, 'o', 'fitted'),
+      ('holdout', ORANGE, 'D', 'held out'),
+    ):
+      chosen = [
+        {**r, 'residual': 100 * r['residual'],
+         'sem': 100 * r['sem'] if notation.is_number(r.get('sem')) else None}
+        for r in panel['rows']
+        if (r.get('role') == 'holdout') == (role == 'holdout')
+      ]  # fmt: skip
+      _errorbars(axis, chosen, 'residual', colour, marker, name)
+    axis.set_xscale('log')
+    _tidy(axis.xaxis, 'x', *axis.get_xlim())
+    axis.margins(y=0.25)
+    axis.set_title(_plain(panel['title']), loc='left')
+    axis.set_xlabel(_plain(panel['x_label']))
+    axis.set_ylabel('residual (%)')
+  axes[0].legend(loc='best')
+  for axis in axes[len(panels) :]:
+    axis.set_visible(False)
+  return figure
+
+
+def training_curves(
+  curves: Sequence[Mapping[str, Any]],
+  frontier: Mapping[str, Any] | None,
+  x_label: str,
+  y_label: str,
+) -> Figure:
+  """Loss against compute for every run, and the frontier under them.
+
+  Args:
+    curves: each with `name`, `params`, `x`, `y`, `failed`.
+    frontier: `x`, `y` of the lower envelope, or None.
+    x_label, y_label: axis labels with units.
+  """
+  figure, axes = _grid(1, 1, 8.6, 4.2)
+  axis = axes[0]
+  for curve, colour in zip(curves, _shades(len(curves)), strict=True):
+    failed = bool(curve.get('failed'))
+    axis.plot(
+      curve['x'], curve['y'], color=colour, linewidth=1.2,
+      linestyle=':' if failed else '-', marker='.', markersize=4,
+      label=_run_label(curve) + (' (failed)' if failed else ''),
+    )  # fmt: skip
+  if frontier and len(frontier['x']) > 1:
+    axis.plot(
+      frontier['x'], frontier['y'], color=INK, linestyle='--',
+      linewidth=1.3, label='frontier', zorder=5,
+    )  # fmt: skip
+  _log_axes(axis, x_label, y_label)
+  _side_legend(axis)
+  return figure
+
+
+def scale_losses(
+  runs: Sequence[Mapping[str, Any]], scales: Sequence[str], y_label: str
+) -> Figure:
+  """Left: loss over scales, a line per run. Right: over N, one per scale.
+
+  Args:
+    runs: each with `name`, `params` and `losses`, one per scale.
+    scales: names of the scales.
+    y_label: axis label with unit.
+  """
+  figure, axes = _grid(1, 2, 9.6, 3.9)
+  left, right = axes
+  index = np.arange(len(scales))
+  for run, colour in zip(runs, _shades(len(runs)), strict=True):
+    left.plot(
+      index, run['losses'], color=colour, marker='.', linewidth=1.2,
+      label=_run_label(run),
+    )  # fmt: skip
+  left.set_xticks(index, scales)
+  left.set_xlabel('scale (grid side)')
+  left.set_ylabel(_plain(y_label))
+  left.legend(loc='best', fontsize=7, ncols=2 if len(runs) > 6 else 1)
+  sized = [r for r in runs if notation.is_number(r.get('params'))]
+  for scale, colour in zip(index, _shades(len(scales)), strict=True):
+    right.plot(
+      [r['params'] for r in sized], [r['losses'][scale] for r in sized],
+      color=colour, marker='.', linewidth=1.2, label=scales[scale],
+    )  # fmt: skip
+  _log_axes(right, notation.label('params_body'), y_label)
+  _side_legend(right, 'scale')
+  return figure
+
+
+def isoflop(
+  budgets: Sequence[Mapping[str, Any]], x_label: str, y_label: str
+) -> Figure:
+  """Loss against size at equal compute, with the accepted minima.
+
+  Args:
+    budgets: each with `name`, `x`, `y` and optionally `curve` (x, y) and
+      `minimum` (x, y).
+    x_label, y_label: axis labels with units.
+  """
+  figure, axes = _grid(1, 1, 8.6, 4.2)
+  axis = axes[0]
+  for budget, colour in zip(budgets, _shades(len(budgets)), strict=True):
+    axis.plot(
+      budget['x'], budget['y'], linestyle='', marker='o', markersize=4,
+      color=colour, label=_plain(budget['name']),
+    )  # fmt: skip
+    x, y = _columns(budget.get('curve') or {}, 'x', 'y')
+    axis.plot(x, y, color=colour, linewidth=1.2)
+    x, y = _columns(_listed(budget.get('minimum')), 'x', 'y')
+    axis.plot(
+      x, y, linestyle='', marker='*', markersize=10, color=colour,
+      markeredgecolor=INK, markeredgewidth=0.6,
+    )  # fmt: skip
+  _log_axes(axis, x_label, y_label)
+  _side_legend(axis, 'compute (FLOPs)')
+  return figure
+
+
+def surface(
+  grid: Mapping[str, Any],
+  runs: Sequence[Mapping[str, Any]],
+  ridge: Mapping[str, Any],
+  x_label: str,
+  y_label: str,
+) -> Figure:
+  """Contours of a fitted L(N, D), the runs, and the compute-optimal line.
+
+  Args:
+    grid: `x` [n], `y` [m] and `z` [m, n].
+    runs: each with `x`, `y`, `role`.
+    ridge: `x`, `y` of the optimum.
+    x_label, y_label: axis labels with units.
+  """
+  figure, axes = _grid(1, 1, 6.6, 4.4)
+  axis = axes[0]
+  contours = axis.contour(
+    grid['x'], grid['y'], grid['z'], levels=12, cmap='viridis', linewidths=1
+  )
+  axis.clabel(contours, fontsize=7, fmt='%.3g')
+  axis.plot(
+    ridge['x'], ridge['y'], color=INK, linestyle='--', linewidth=1.3,
+    label='compute-optimal',
+  )  # fmt: skip
+  for role, colour, marker in (('fit', BLUE, 'o'), ('holdout', ORANGE, 'D')):
+    chosen = [
+      r for r in runs if (r.get('role') == 'holdout') == (role == 'holdout')
+    ]
+    if chosen:
+      axis.plot(
+        [r['x'] for r in chosen], [r['y'] for r in chosen], linestyle='',
+        marker=marker, markersize=4, color=colour,
+        label='held out' if role == 'holdout' else 'fitted runs',
+      )  # fmt: skip
+  _log_axes(axis, x_label, y_label, margin=0.0)
+  axis.legend(loc='best')
+  return figure
+
+
+def lines(
+  series: Sequence[Mapping[str, Any]],
+  x_label: str,
+  y_label: str,
+  log_y: bool = True,
+) -> Figure:
+  """Labelled lines with optional bands; x is logarithmic.
+
+  Args:
+    series: each with `name`, `x`, `y`, optionally `lo`, `hi`, and
+      `mark`, an (x, y) pair to emphasise.
+    x_label, y_label: axis labels with units.
+    log_y: logarithmic y axis.
+  """
+  figure, axes = _grid(1, 1, 5.6, 3.7)
+  axis = axes[0]
+  palette = (BLUE, ORANGE, GREEN, PURPLE)
+  for i, line in enumerate(series):
+    colour = palette[i % len(palette)]
+    if 'lo' in line:
+      axis.fill_between(
+        line['x'], line['lo'], line['hi'], color=colour, alpha=0.16,
+        linewidth=0,
+      )  # fmt: skip
+    axis.plot(
+      line['x'], line['y'], color=colour, label=_plain(line['name']),
+      linestyle=('-', '--', '-.', ':')[i % 4],
+    )  # fmt: skip
+    if 'mark' in line:
+      axis.plot(
+        *line['mark'], marker='*', markersize=11, color=colour,
+        markeredgecolor=INK, markeredgewidth=0.6, linestyle='',
+      )  # fmt: skip
+  _log_axes(axis, x_label, y_label, log_y=log_y)
+  if len(series) > 1:
+    axis.legend(loc='best')
+  return figure
+
+
+def bars(names: Sequence[str], values: Sequence[float], y_label: str) -> Figure:
+  """One bar per name, for the tokenizer's quality per scale."""
+  figure, axes = _grid(1, 1, 5.6, 2.9)
+  axis = axes[0]
+  index = np.arange(len(names))
+  drawn = axis.bar(index, values, color=BLUE, width=0.65)
+  axis.bar_label(drawn, fmt='%.3g', fontsize=7, padding=2)
+  axis.set_xticks(index, [_plain(n) for n in names])
+  axis.grid(visible=False, axis='x')
+  axis.set_xlabel('scales decoded')
+  axis.set_ylabel(_plain(y_label))
+  return figure
+
+
+def to_svg(figure: Figure, name: str, inline: bool = False) -> str:
+  """Renders to SVG text, the same bytes for the same data.
+
+  Args:
+    figure: what to draw.
+    name: makes ids unique, so that several drawings share one page.
+    inline: drop the XML prolog and take ink and grid from the page.
+  """
+  import matplotlib
+
+  buffer = io.StringIO()
+  with matplotlib.rc_context({**_STYLE, 'svg.hashsalt': name}):
+    figure.savefig(
+      buffer, format='svg', bbox_inches='tight', pad_inches=0.06,
+      metadata={'Date': None, 'Creator': None},
+    )  # fmt: skip
+  text = re.sub(r'<!--.*?-->', '', buffer.getvalue(), flags=re.DOTALL)
+  if not inline:
+    return text
+  text = text[text.index('<svg') :]
+  text = re.sub(r'<metadata>.*?</metadata>', '', text, flags=re.DOTALL)
+  text = re.sub(r'\bid="', f'id="{name}-', text)
+  text = text.replace('url(#', f'url(#{name}-')
+  text = text.replace('href="#', f'href="#{name}-')
+  text = text.replace(INK, 'var(--ink)').replace(GRID, 'var(--grid)')
+  return re.sub(r'\n\s*\n+', '\n', text)
+
+
+def _grid(
+  rows: int, columns: int, width: float, height: float
+) -> tuple[Figure, list[Axes]]:
+  import matplotlib
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+  from matplotlib.figure import Figure as NewFigure
+
+  with matplotlib.rc_context(_STYLE):
+    figure = NewFigure(figsize=(width, height), layout='constrained')
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False)
+  return figure, list(axes.flat)
+
+
+def _errorbars(
+  axis: Axes, rows: Sequence[Mapping[str, Any]], key: str, colour: str,
+  marker: str, name: str,
+) -> None:  # fmt: skip
+  kept = [
+    r for r in rows
+    if notation.is_number(r.get('x')) and notation.is_number(r.get(key))
+  ]  # fmt: skip
+  if not kept:
+    return
+  sem = [
+    float(r['sem']) if notation.is_number(r.get('sem')) else 0.0 for r in kept
+  ]
+  axis.errorbar(
+    [r['x'] for r in kept], [r[key] for r in kept],
+    yerr=sem if any(sem) else None, fmt=marker, color=colour,
+    markersize=5, capsize=2, linewidth=1, label=name, zorder=5,
+  )  # fmt: skip
+
+
+def _log_axes(
+  axis: Axes, x_label: str, y_label: str, margin: float = 0.06,
+  log_y: bool = True,
+) -> None:  # fmt: skip
+  axis.margins(margin)
+  axis.set_xscale('log')
+  axis.set_xlabel(_plain(x_label))
+  axis.set_ylabel(_plain(y_label))
+  _tidy(axis.xaxis, 'x', *axis.get_xlim())
+  if log_y:
+    axis.set_yscale('log')
+    _tidy(axis.yaxis, 'y', *axis.get_ylim())
+
+
+def _tidy(axis: Axis, which: str, low: float, high: float) -> None:
+  """Ticks that can be read on a logarithmic axis of any span."""
+  from matplotlib import ticker
+
+  decades = math.log10(high / low) if 0 < low < high else 1.0
+  if decades > 2.2:
+    axis.set_major_locator(ticker.LogLocator(numticks=9))
+    axis.set_minor_locator(
+      ticker.LogLocator(subs=tuple(range(2, 10)), numticks=40)
+    )
+  elif decades > 0.9:
+    axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5), numticks=12))
+    axis.set_minor_locator(
+      ticker.LogLocator(subs=tuple(range(2, 10)), numticks=40)
+    )
+  else:
+    # Less than a decade: powers of ten would leave the axis bare.
+    steps = ticker.MaxNLocator(6 if which == 'y' else 5)
+    inside = [t for t in steps.tick_values(low, high) if low <= t <= high]
+    axis.set_major_locator(ticker.FixedLocator(inside))
+    axis.set_minor_locator(ticker.NullLocator())
+  axis.set_major_formatter(ticker.FuncFormatter(_tick))
+  axis.set_minor_formatter(ticker.NullFormatter())
+  axis.axes.grid(visible=True, which='major')
+
+
+def _tick(value: float, _: Any = None) -> str:
+  if value <= 0:
+    return ''
+  if value >= 1e13 or value < 1e-3:
+    mantissa, exponent = f'{value:.2e}'.split('e')
+    head = f'{float(mantissa):g}'
+    power = f'10^{{{int(exponent)}}}'
+    return f'${power}$' if head == '1' else f'${head}\\times{power}$'
+  if value >= 1e3:
+    for limit, suffix in ((1e12, 'T'), (1e9, 'B'), (1e6, 'M'), (1e3, 'k')):
+      if value >= limit * 0.9999:
+        return f'{value / limit:.4g}{suffix}'
+  return f'{value:.4g}'
+
+
+def _shades(size: int) -> list[Any]:
+  """Colours of ordered things, small to large; the palest are left out."""
+  import matplotlib
+
+  colours = matplotlib.colormaps['viridis']
+  return [colours(v) for v in np.linspace(0.0, 0.85, max(size, 1))][:size]
+
+
+def _side_legend(axis: Axes, title: str | None = None) -> None:
+  axis.legend(
+    loc='center left', bbox_to_anchor=(1.01, 0.5), title=title,
+    title_fontsize=8, fontsize=7.5,
+  )  # fmt: skip
+
+
+def _run_label(run: Mapping[str, Any]) -> str:
+  size = notation.count(run.get('params'))
+  name = _plain(str(run.get('name') or '?'))
+  return name if size == notation.MISSING else f'{name} · {size}'
+
+
+def _plain(text: str) -> str:
+  """Text from outside is never mathematics: `$` would start a formula."""
+  return str(text).replace('$', r'\$')
+
+
+def _columns(table: Mapping[str, Any], *keys: str) -> list[np.ndarray]:
+  """Equal-length columns, rows with a missing value left out."""
+  if any(table.get(k) is None for k in keys):
+    return [np.array([]) for _ in keys]
+  rows = [
+    row
+    for row in zip(*(table[k] for k in keys), strict=False)
+    if all(notation.is_number(v) for v in row)
+  ]
+  values = np.array(rows, float).reshape(len(rows), len(keys))
+  return list(values.T)
+
+
+def _listed(point: Any) -> dict[str, list[Any]]:
+  if not isinstance(point, Mapping):
+    return {}
+  return {k: [point.get(k)] for k in ('x', 'y')}

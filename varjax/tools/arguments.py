@@ -1,0 +1,63 @@
+"""Command-line arguments that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from varjax import config, errors
+from varjax import spec as specs
+
+CONFIG_HELP = (
+  'experiment file, with its argument behind a colon: '
+  'experiments/emoji_var.py:size=d4'
+)
+OVERRIDE_HELP = (
+  'Any key of the config can be set with --config.KEY=VALUE, such as '
+  '--config.optim.lr=3e-4; --dry_run prints all keys.'
+)
+
+
+def parser(
+  command: str, text: str, epilog: str = ''
+) -> argparse.ArgumentParser:
+  """An argument parser in the house style."""
+  return argparse.ArgumentParser(
+    prog=f'varjax {command}',
+    description=text,
+    epilog=epilog,
+    formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    allow_abbrev=False,
+  )
+
+
+def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
+  """Takes `--config.KEY=VALUE` and `--config.KEY VALUE` out of `argv`.
+
+  Raises:
+    ConfigError: an override without a value.
+  """
+  rest: list[str] = []
+  overrides: dict[str, str] = {}
+  items = iter(argv)
+  for item in items:
+    if not item.startswith('--config.'):
+      rest.append(item)
+      continue
+    key, equals, value = item.removeprefix('--config.').partition('=')
+    if not equals:
+      value = next(items, '')
+      if not value or value.startswith('--'):
+        raise errors.ConfigError(f'{item}: needs a value, as in {item}=VALUE')
+    overrides[key] = value
+  return rest, overrides
+
+
+def load_run(path: str, overrides: dict[str, Any]) -> specs.RunSpec:
+  """The validated spec of an experiment file with overrides applied."""
+  loaded = config.load(path)
+  try:
+    loaded = config.override(loaded, overrides)
+  except errors.ConfigError as error:
+    raise errors.ConfigError(f'{path}: {error}') from error
+  return config.to_spec(loaded, path)

@@ -1,0 +1,93 @@
+"""What `--dry_run` prints: a run on paper, without JAX or data."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from varjax import errors, flops, identity, memory, schedule
+from varjax import spec as specs
+
+# ImageNet-1k, to turn epochs into updates when the data is not at hand.
+_KNOWN_IMAGES = {'imagenet2012': 1_281_167}
+
+
+def describe(run: specs.RunSpec) -> str:
+  """The resolved config, then sizes, work, memory and id, as text."""
+  lines = [json.dumps(dataclasses.asdict(run), indent=1), '']
+  identifier, missing = _identify(run)
+  images = _KNOWN_IMAGES.get(run.data.name, 0) or _count_images(run)
+  try:
+    steps = schedule.resolve_run(run, images).total
+  except errors.ConfigError as error:
+    steps = 0
+    missing = (*missing, str(error))
+  rows = _transformer(run, steps) if run.task == 'generate' else []
+  rows += _tokenizer(run, steps)
+  estimate = memory.memory_estimate(run)
+  rows += [
+    ('updates', f'{steps:,}' if steps else 'unknown'),
+    ('images seen', f'{steps * run.batch_size:,}' if steps else 'unknown'),
+    ('memory per device', f'{estimate.total / 2**30:.2f} GiB (estimate)'),
+  ]
+  rows += [
+    (f'  {name}', f'{value / 2**30:.3f} GiB')
+    for name, value in dataclasses.asdict(estimate).items()
+    if isinstance(value, int)
+  ]
+  suffix = ' (provisional: an input is missing)' if missing else ''
+  rows.append(('run id', identifier + suffix))
+  rows += [('missing', reason) for reason in missing]
+  width = max(len(name) for name, _ in rows)
+  lines += [f'{name:{width}}  {value}' for name, value in rows]
+  return '\n'.join(lines)
+
+
+def _transformer(run: specs.RunSpec, steps: int) -> list[tuple[str, str]]:
+  counts = flops.parameter_counts(run.model, run.tokenizer)
+  work = flops.train_flops_per_image(run.model, run.tokenizer)
+  rows = [
+    ('parameters', f'{counts.total:,}'),
+    ('  body', f'{counts.body:,} (of these AdaLN {counts.adaln:,})'),
+    ('  embeddings and head', f'{counts.embed_head:,}'),
+    ('training FLOPs per image', f'{work.total:.4g}'),
+  ]
+  if steps:
+    total = work.total * steps * run.batch_size
+    rows.append(('training FLOPs', f'{total:.4g}'))
+  return rows
+
+
+def _tokenizer(run: specs.RunSpec, steps: int) -> list[tuple[str, str]]:
+  counts = flops.tokenizer_parameter_counts(run.tokenizer)
+  rows = [('tokenizer parameters', f'{counts.total:,}')]
+  if run.task == 'reconstruct':
+    work = flops.tokenizer_flops_per_image(run.tokenizer, 'train')
+    rows.append(('training FLOPs per image', f'{work:.4g}'))
+    if steps:
+      total = work * steps * run.batch_size
+      rows.append(('training FLOPs', f'{total:.4g}'))
+  positions = flops.sequence_of(run.tokenizer).positions
+  rows.append(('code positions per image', f'{positions:,}'))
+  return rows
+
+
+def _identify(run: specs.RunSpec) -> tuple[str, tuple[str, ...]]:
+  from varjax import runs
+
+  resolved = runs.resolve(run, allow_missing=True)
+  if resolved.missing:
+    return identity.run_id(run, resolved.inputs), resolved.missing
+  return resolved.run_id, ()
+
+
+def _count_images(run: specs.RunSpec) -> int:
+  """Images of the training split, 0 when the data is not at hand."""
+  from varjax.data import codes, sources
+
+  try:
+    if run.task == 'generate' and run.input == 'codes':
+      return len(codes.open_codes(run.codes_dir, 'train', tokenizer_id=None))
+    return len(sources.open_source(run.data, 'train'))
+  except errors.DataError:
+    return 0

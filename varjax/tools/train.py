@@ -1,0 +1,86 @@
+"""`varjax train`: one run, from an experiment file to its record."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import sys
+
+from varjax import errors
+from varjax.tools import arguments
+
+
+def main(argv: list[str]) -> int:
+  """Trains, resumes or dry-runs; returns the exit code."""
+  argv, overrides = arguments.split_overrides(argv)
+  parser = arguments.parser(
+    'train',
+    'Train a tokenizer or a transformer. Running the same command again '
+    'resumes from the last checkpoint; a complete run is not repeated.',
+    arguments.OVERRIDE_HELP,
+  )
+  parser.add_argument('--config', required=True, help=arguments.CONFIG_HELP)
+  parser.add_argument('--workdir', help='folder of this run')
+  parser.add_argument(
+    '--dry_run',
+    action='store_true',
+    help='print the resolved config, parameters, FLOPs, memory and run id '
+    'without compiling or writing anything',
+  )
+  parser.add_argument('--quiet', action='store_true', help='no progress bar')
+  parser.add_argument(
+    '--profile_steps',
+    metavar='FIRST,LAST',
+    help='trace these updates for xprof, into WORKDIR/profile',
+  )
+  args = parser.parse_args(argv)
+  run = arguments.load_run(args.config, overrides)
+  if args.dry_run:
+    from varjax.tools import dry_run
+
+    print(dry_run.describe(run))
+    return 0
+  if not args.workdir:
+    raise errors.ConfigError('--workdir is needed (or --dry_run)')
+  profile = _steps(args.profile_steps)
+
+  # JAX starts only now, so that the checks above answer at once.
+  from varjax import compilation, runs, train
+  from varjax.artifacts import FINISH
+  from varjax.workdir import Workdir
+
+  compilation.enable_cache()
+  resolved = runs.resolve(run)
+  workdir = Workdir(pathlib.Path(args.workdir))
+  workdir.claim(run, resolved.run_id)
+  record = train.train(
+    run,
+    workdir,
+    resolved,
+    FINISH[run.task],
+    quiet=args.quiet,
+    profile_steps=profile,
+  )
+  shown = {
+    'val_loss_nats_per_token': record.val_loss_nats_per_token,
+    'val_err': record.val_err,
+    'val_psnr_db': record.val_psnr_db,
+    'code_usage': record.code_usage,
+    'steps': record.steps,
+    'wall_s': record.wall_s,
+  }
+  values = {k: v for k, v in shown.items() if v is not None}
+  print(f'run {record.run_id} complete: {json.dumps(values)}')
+  sys.stdout.flush()
+  return 0
+
+
+def _steps(text: str | None) -> tuple[int, int] | None:
+  if text is None:
+    return None
+  parts = text.split(',')
+  if len(parts) != 2 or not all(p.strip().isdigit() for p in parts):
+    raise errors.ConfigError(
+      f'--profile_steps={text!r}: must be FIRST,LAST, such as 10,12'
+    )
+  return int(parts[0]), int(parts[1])
