@@ -1,0 +1,193 @@
+"""How often each code is used, per scale, and what to do with dead codes.
+
+Running counts of the codes that a training batch picked, the share of the
+codebook in use and its perplexity. Codes that nothing picks get no gradient
+and stay dead; `revive` moves them onto features of recent batches.
+"""
+
+from __future__ import annotations
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from varjax.types import Codes, CodeSpec
+
+# A code is in use at this share of its fair count or more (official margin).
+_MARGIN = 0.08
+# The running counts follow quickly at first.
+_WARM_UPDATES = 100
+_WARM_DECAY = 0.9
+_OFFICIAL_DECAY = 0.99
+
+
+@flax.struct.dataclass
+class UsageState:
+  """Running code counts; part of the state of the reconstruct task."""
+
+  ema: jax.Array  # [K, V] float32, decayed picks per batch
+  updates: jax.Array  # [] int32; official: counted once per scale
+  candidates: jax.Array | None = None  # [V, C], vectors to revive codes with
+
+
+def start(code_spec: CodeSpec, revive: bool = False) -> UsageState:
+  """Nothing counted yet.
+
+  Args:
+    code_spec: of the tokenizer.
+    revive: also keep a candidate vector for every code.
+  """
+  shape = (len(code_spec.grids), code_spec.vocab)
+  candidates = jnp.zeros((code_spec.vocab, code_spec.code_dim))
+  return UsageState(
+    jnp.zeros(shape),
+    jnp.zeros((), jnp.int32),
+    candidates if revive else None,
+  )
+
+
+def count_codes(
+  codes: Codes, code_spec: CodeSpec, valid: Float[Array, 'B'] | None = None
+) -> Float[Array, 'K V']:
+  """Picks of each code at each scale, over the images of a batch.
+
+  Args:
+    codes: int32 [B, L, 1].
+    code_spec: of the tokenizer that made them.
+    valid: 1 for images that count, 0 for padding; None counts all.
+  """
+  scales = jnp.repeat(
+    jnp.arange(len(code_spec.grids)),
+    jnp.array(code_spec.block_sizes),
+    total_repeat_length=code_spec.positions,
+  )
+  cells = scales[None] * code_spec.vocab + codes[..., 0]
+  weights = jnp.ones(codes.shape[0]) if valid is None else valid
+  weights = jnp.broadcast_to(weights[:, None], cells.shape)
+  counts = jnp.zeros(len(code_spec.grids) * code_spec.vocab)
+  counts = counts.at[cells.reshape(-1)].add(weights.reshape(-1))
+  return counts.reshape(len(code_spec.grids), code_spec.vocab)
+
+
+def update(
+  state: UsageState,
+  counts: Float[Array, 'K V'],
+  decay: float = _OFFICIAL_DECAY,
+  official: bool = False,
+) -> UsageState:
+  """Adds one batch to the running counts.
+
+  The first batch is copied, the next ones decay by 0.9, and by `decay` from
+  the 100th on.
+
+  Args:
+    state: before the batch.
+    counts: picks of the batch, summed over devices.
+    decay: of the running counts in the long run.
+    official: upstream's quirk: one counter for all scales, advanced once
+      per scale, so that the very first batch is copied for the first scale
+      only; the long-run decay is then always 0.99.
+  """
+  scales = counts.shape[0]
+  if official:
+    seen, decay = state.updates + jnp.arange(scales), _OFFICIAL_DECAY
+  else:
+    seen = jnp.broadcast_to(state.updates, (scales,))
+  kept = jnp.where(seen < _WARM_UPDATES, min(_WARM_DECAY, decay), decay)
+  kept = jnp.where(seen == 0, 0.0, kept)[:, None]
+  return state.replace(
+    ema=kept * state.ema + (1 - kept) * counts,
+    updates=state.updates + (scales if official else 1),
+  )
+
+
+def usage_share(
+  state: UsageState, code_spec: CodeSpec, batch: int
+) -> Float[Array, 'K']:
+  """Share of the codebook in use at each scale, in [0, 1].
+
+  A code is in use when its running count is at least 8% of what a uniform
+  use of the finest grid would give it; the official measure divides by the
+  finest grid at every scale.
+
+  Args:
+    state: running counts.
+    code_spec: of the tokenizer.
+    batch: images per batch, over all devices.
+  """
+  height, width = code_spec.finest
+  margin = batch * height * width / code_spec.vocab * _MARGIN
+  return jnp.mean(state.ema >= margin, -1)
+
+
+def perplexity(counts: Float[Array, '*K V']) -> Float[Array, '*K']:
+  """exp of the entropy of the codes; 1 where nothing was counted.
+
+  At most V, which is a codebook used uniformly.
+  """
+  total = jnp.sum(counts, -1, keepdims=True)
+  share = counts / jnp.maximum(total, 1e-12)
+  entropy = -jnp.sum(share * jnp.log(jnp.maximum(share, 1e-12)), -1)
+  return jnp.exp(entropy)
+
+
+def sample_candidates(
+  searched: Float[Array, 'B L C'], code_spec: CodeSpec, rng: jax.Array
+) -> Float[Array, 'V C']:
+  """One vector per code out of a batch: what `revive` may move it to.
+
+  The scale is drawn first, so that the few vectors of the coarse scales are
+  as likely as the many of the finest.
+
+  Args:
+    searched: the residual vectors that were looked up in the codebook.
+    code_spec: of the tokenizer.
+    rng: key of the draw.
+  """
+  vocab = code_spec.vocab
+  for_scale, for_image, for_cell = jax.random.split(rng, 3)
+  scale = jax.random.randint(for_scale, (vocab,), 0, len(code_spec.grids))
+  image = jax.random.randint(for_image, (vocab,), 0, searched.shape[0])
+  size = jnp.array(code_spec.block_sizes)[scale]
+  cell = jax.random.randint(for_cell, (vocab,), 0, size)
+  position = jnp.array(code_spec.offsets)[scale] + cell
+  return searched[image, position]
+
+
+def dead_codes(state: UsageState, below: float) -> Array:
+  """bool [V]: codes whose share of recent picks, times V, is below `below`."""
+  picks = jnp.sum(state.ema, 0)
+  fair = jnp.maximum(jnp.mean(picks), 1e-12)
+  return picks / fair < below
+
+
+def revive(
+  codebook: Float[Array, 'V C'],
+  state: UsageState,
+  rng: jax.Array,
+  below: float,
+  when: Array | bool = True,
+) -> tuple[Float[Array, 'V C'], UsageState]:
+  """Replaces dead codes by candidate vectors.
+
+  A revived code starts with an average count, so that it has time to be
+  found before it can be called dead again.
+
+  Args:
+    codebook: entries now.
+    state: running counts and candidates.
+    rng: decides which candidate goes to which code.
+    below: see `dead_codes`.
+    when: a boolean scalar; False changes nothing.
+
+  Returns:
+    The new codebook and state.
+  """
+  dead = dead_codes(state, below) & when
+  candidates = jax.random.permutation(rng, state.candidates)
+  fair = jnp.mean(state.ema, -1, keepdims=True)
+  return (
+    jnp.where(dead[:, None], candidates, codebook),
+    state.replace(ema=jnp.where(dead[None], fair, state.ema)),
+  )
