@@ -81,10 +81,15 @@ fi
 
 say "installing $lock (about 1 GB; well under a minute on a good connection)"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check \
-  --require-hashes -r "$lock" ||
+  --no-compile --require-hashes -r "$lock" ||
   stop "pip could not install $lock, its message is above; a package that" \
     "has to be compiled has no wheel for this platform and needs a C" \
     "compiler (Debian and Ubuntu: apt install build-essential)"
+# On all cores, which pip does not do, and even where PYTHONDONTWRITEBYTECODE
+# is set: importing jax from source costs each process several seconds. A
+# template that is not valid Python fails here and is never imported.
+.venv/bin/python -m compileall -q -j 0 -x '/(tests|testing)/' \
+  .venv/lib/python3*/site-packages >/dev/null 2>&1 || true
 .venv/bin/python -m pip install --quiet --disable-pip-version-check \
   --no-deps --no-build-isolation -e . ||
   stop "pip could not install varjax itself, its message is above"
