@@ -1,0 +1,301 @@
+"""Writes the code cache: every image through the tokenizer, once.
+
+Killed at any point and started again, it keeps the shards that are whole,
+and the finished folder holds the same bytes.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Iterator
+import concurrent.futures
+import contextlib
+import dataclasses
+import fcntl
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from varjax import errors
+from varjax.data import codes as code_cache
+from varjax.data import manifest as manifests
+from varjax.data import preprocess, shards
+from varjax.data.manifest import Manifest, Shard
+from varjax.data.sources import SPLITS, Source
+from varjax.spec import DataSpec
+from varjax.types import CodeSpec
+
+EncodeFn = Callable[[np.ndarray], Any]
+_THREADS = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class _Unit:
+  """One batch of one shard: examples first .. first + count - 1."""
+
+  view: int
+  first: int
+  count: int
+  ends_shard: bool
+
+
+def encode_split(
+  encode_fn: EncodeFn,
+  source: Source,
+  out_dir: str | os.PathLike[str],
+  *,
+  tokenizer_id: str,
+  code_spec: CodeSpec,
+  data_spec: DataSpec,
+  split: str,
+  views: int = 1,
+  batch_size: int = 64,
+  shard_images: int = 8192,
+  seed: int = 0,
+  progress: Callable[[int, int], None] | None = None,
+) -> Manifest:
+  """Encodes a split into `out_dir`/<split>, or finishes doing so.
+
+  Training views are random crops: view v is the crop that epoch v of a run
+  on images with the same seed would see. Validation is the centre crop.
+
+  Args:
+    encode_fn: uint8 [B, H, W, 3] to integer codes [B, L, R]; called with
+      B = batch_size always, the last batch of a shard is padded with zeros.
+      May return before it is done, as jitted functions do.
+    source: the images.
+    out_dir: folder of the cache.
+    tokenizer_id: content hash of the tokenizer, stored and compared.
+    code_spec: what encode_fn emits.
+    data_spec: dataset name, resolution, resize_ratio and flip.
+    split: 'train' or 'validation'.
+    views: random crops of each training image; 1 for validation.
+    batch_size: images per call; does not change the codes.
+    shard_images: images per shard; a multiple of batch_size wastes nothing.
+    seed: of the random crops.
+    progress: called with (images done, images in all) after each batch.
+
+  Returns:
+    The finished manifest.
+
+  Raises:
+    DataError: the folder holds other codes or is being written, an image is
+      corrupt, or encode_fn emits what code_spec does not allow.
+  """
+  _check(split, views, batch_size, shard_images, source)
+  plan = _plan(
+    source, tokenizer_id, code_spec, data_spec, split, views, shard_images, seed
+  )
+  folder = pathlib.Path(out_dir) / split
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise errors.DataError(
+      f'{folder}: cannot be created ({error.strerror}); choose another folder'
+    ) from error
+  with _lock(folder):
+    finished = _resume(folder, plan)
+    manifest = plan.with_shards(tuple(finished))
+    manifests.save(manifest, folder)
+    done = sum(shard.examples for shard in finished)
+    total = views * len(source)
+    if progress:
+      progress(done, total)
+    units = _units(plan, batch_size, {shard.file for shard in finished})
+    rows: list[tuple[np.ndarray, int, str]] = []
+    for unit, codes, examples in _encoded(
+      encode_fn, source, plan, data_spec, units, batch_size
+    ):
+      for row, example in zip(codes, examples, strict=True):
+        rows.append((row, example['label'], example['id']))
+      done += unit.count
+      if unit.ends_shard:
+        first = unit.first + unit.count - len(rows)
+        shard = shards.write(folder, plan, unit.view, first, rows)
+        finished.append(shard)
+        manifest = plan.with_shards(tuple(finished))
+        manifests.save(manifest, folder)
+        rows = []
+      if progress:
+        progress(done, total)
+  return manifest
+
+
+def _check(
+  split: str, views: int, batch_size: int, shard_images: int, source: Source
+) -> None:
+  if split not in SPLITS:
+    raise errors.DataError(
+      f'split {split!r} is unknown; allowed: {", ".join(SPLITS)}'
+    )
+  if views < 1 or (split == 'validation' and views != 1):
+    raise errors.DataError(
+      f'views is {views}; allowed: at least 1, and exactly 1 for validation, '
+      'which is the centre crop'
+    )
+  if batch_size < 1 or shard_images < 1:
+    raise errors.DataError(
+      f'batch_size is {batch_size} and shard_images is {shard_images}; both '
+      'must be at least 1'
+    )
+  if not len(source):
+    raise errors.DataError(f'the {split} split has no images to encode')
+
+
+def _plan(
+  source: Source,
+  tokenizer_id: str,
+  code_spec: CodeSpec,
+  data_spec: DataSpec,
+  split: str,
+  views: int,
+  shard_images: int,
+  seed: int,
+) -> Manifest:
+  random = split == 'train'
+  return Manifest(
+    schema=manifests.SCHEMA,
+    tokenizer_id=tokenizer_id,
+    dataset=data_spec.name,
+    fingerprint=source.fingerprint,
+    split=split,
+    resolution=data_spec.resolution,
+    resize_ratio=float(data_spec.resize_ratio),
+    flip=random and data_spec.flip,
+    seed=seed if random else 0,
+    views=views,
+    grids=tuple((int(h), int(w)) for h, w in code_spec.grids),
+    vocab=code_spec.vocab,
+    code_dim=code_spec.code_dim,
+    codes_per_position=code_spec.codes_per_position,
+    dtype='<u2' if code_spec.vocab <= 1 << 16 else '<u4',
+    examples=len(source),
+    num_classes=source.num_classes,
+    class_names=tuple(source.class_names),
+    shard_images=shard_images,
+  )
+
+
+def _resume(folder: pathlib.Path, plan: Manifest) -> list[Shard]:
+  """The whole shards of an earlier run of the same plan."""
+  if not (folder / manifests.FILE).exists():
+    return []
+  stored = manifests.load(folder)
+  for field in dataclasses.fields(Manifest):
+    old, new = getattr(stored, field.name), getattr(plan, field.name)
+    if field.name not in ('shards', 'codes_id') and old != new:
+      raise errors.DataError(
+        f'{folder / manifests.FILE}: {field.name} is {old!r}, but these codes '
+        f'would have {new!r}; encode into another folder or delete this one'
+      )
+  broken = code_cache.damaged(folder, stored)
+  return [shard for shard in stored.shards if shard.file not in broken]
+
+
+def _units(
+  plan: Manifest, batch_size: int, finished: set[str]
+) -> Iterator[_Unit]:
+  for view in range(plan.views):
+    for start in range(0, plan.examples, plan.shard_images):
+      if shards.file_name(plan, view, start) in finished:
+        continue
+      stop = min(start + plan.shard_images, plan.examples)
+      for first in range(start, stop, batch_size):
+        count = min(batch_size, stop - first)
+        yield _Unit(view, first, count, first + count == stop)
+
+
+def _encoded(
+  encode_fn: EncodeFn,
+  source: Source,
+  plan: Manifest,
+  data_spec: DataSpec,
+  units: Iterator[_Unit],
+  batch_size: int,
+) -> Iterator[tuple[_Unit, np.ndarray, list[dict[str, Any]]]]:
+  """Encodes unit after unit, one call ahead of the one that is yielded.
+
+  The device works on a batch while the host loads the next one and writes
+  the one before.
+  """
+  ahead = None
+  for unit, examples in _loaded(source, plan, data_spec, units):
+    images = np.stack([example['image'] for example in examples])
+    padding = batch_size - unit.count
+    images = np.pad(images, ((0, padding), (0, 0), (0, 0), (0, 0)))
+    for example in examples:
+      del example['image']
+    following = (unit, encode_fn(images), examples)
+    if ahead is not None:
+      yield ahead[0], _checked_codes(ahead[1], plan, ahead[0]), ahead[2]
+    ahead = following
+  if ahead is not None:
+    yield ahead[0], _checked_codes(ahead[1], plan, ahead[0]), ahead[2]
+
+
+def _loaded(
+  source: Source, plan: Manifest, data_spec: DataSpec, units: Iterator[_Unit]
+) -> Iterator[tuple[_Unit, list[dict[str, Any]]]]:
+  """Cropped examples of each unit, loaded by threads two units ahead."""
+
+  def load(view: int, index: int) -> dict[str, Any]:
+    example = source[index]
+    if plan.split == 'train':
+      crop = preprocess.train_crop(
+        example['image'], data_spec, plan.seed, view, index
+      )
+    else:
+      crop = preprocess.center_crop(example['image'], data_spec)
+    return {**example, 'image': crop}
+
+  waiting: collections.deque[tuple[_Unit, list[Any]]] = collections.deque()
+  pool = concurrent.futures.ThreadPoolExecutor(_THREADS)
+  try:
+    for unit in units:
+      indices = range(unit.first, unit.first + unit.count)
+      futures = [pool.submit(load, unit.view, index) for index in indices]
+      waiting.append((unit, futures))
+      if len(waiting) > 2:
+        ready, futures = waiting.popleft()
+        yield ready, [future.result() for future in futures]
+    while waiting:
+      ready, futures = waiting.popleft()
+      yield ready, [future.result() for future in futures]
+  finally:
+    pool.shutdown(cancel_futures=True)
+
+
+def _checked_codes(output: Any, plan: Manifest, unit: _Unit) -> np.ndarray:
+  codes = np.asarray(output)
+  shape = (plan.code_spec.positions, plan.codes_per_position)
+  if codes.shape[1:] != shape or codes.shape[0] < unit.count:
+    raise errors.DataError(
+      f'the tokenizer emitted codes of shape {codes.shape}; its code spec '
+      f'says (batch, {shape[0]}, {shape[1]})'
+    )
+  codes = codes[: unit.count]
+  if not np.issubdtype(codes.dtype, np.integer):
+    raise errors.DataError(
+      f'the tokenizer emitted {codes.dtype} values; codes are integers'
+    )
+  if codes.min() < 0 or codes.max() >= plan.vocab:
+    raise errors.DataError(
+      f'the tokenizer emitted codes from {codes.min()} to {codes.max()}; '
+      f'allowed: 0 to {plan.vocab - 1}'
+    )
+  return codes
+
+
+@contextlib.contextmanager
+def _lock(folder: pathlib.Path) -> Iterator[None]:
+  with (folder / '.lock').open('w') as stream:
+    try:
+      fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+      raise errors.DataError(
+        f'{folder}: another process is encoding into this folder; wait for it '
+        'or choose another'
+      ) from error
+    yield
