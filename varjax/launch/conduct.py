@@ -1,0 +1,151 @@
+"""Runs a planned sweep to its end, however often it has to be started.
+
+What is complete is read from records alone, so a launcher that is killed at
+any moment leaves nothing to repair: the next one reads the same records,
+skips what is complete and starts the rest, which resume by themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import pathlib
+import sys
+
+from varjax import records
+from varjax.launch import base, collect, manifest, table, view
+
+
+def conduct(
+  trials: Sequence[base.Trial],
+  selected: Sequence[base.Trial],
+  sweep_dir: pathlib.Path,
+  name: str,
+  engine: base.Engine,
+) -> int:
+  """Runs the selected trials that are not complete, and prints the table.
+
+  Args:
+    trials: the whole sweep, for the manifest and the table.
+    selected: those of it that may run now.
+    sweep_dir: folder of the sweep; held by one launcher at a time.
+    name: of the sweep, for records.
+    engine: runs the trials.
+
+  Returns:
+    0: all selected trials are complete; 1: at least one failed;
+    128 + n: stopped by signal n.
+
+  Raises:
+    LaunchError: another launcher is at work, or the manifest is broken.
+    RecordError: the records of the sweep cannot be read.
+  """
+  with manifest.locked(sweep_dir):
+    found, problems = collect.collect(sweep_dir)
+    _say_all(problems)
+    new, left = manifest.update(sweep_dir, name, trials)
+    done = _complete(found)
+    rest = [trial for trial in selected if trial.run_id not in done]
+    _announce(trials, selected, rest, new, left)
+    observer = _Observer(sweep_dir, name, len(selected), len(rest))
+    outcomes, signum = engine.run(rest, observer) if rest else ([], 0)
+    observer.close()
+    found, problems = collect.collect(sweep_dir)
+    _say_all(problems)
+    manifest.set_running(sweep_dir, [])
+    rows = table.rows(trials, found, ())
+    print(table.text(rows), flush=True)
+    print(table.summary(rows), flush=True)
+    for outcome in outcomes:
+      if outcome.status == 'failed':
+        print(
+          f'failed: {outcome.trial.name}: {outcome.error}; '
+          f'log: {outcome.trial.log}',
+          flush=True,
+        )
+  if signum:
+    print('stopped; run the same command again to go on', flush=True)
+    return 128 + signum
+  return 1 if any(o.status != 'complete' for o in outcomes) else 0
+
+
+class _Observer:
+  """Keeps records, the list of running trials and the view up to date."""
+
+  def __init__(
+    self, sweep_dir: pathlib.Path, name: str, total: int, remaining: int
+  ):
+    self._sweep_dir, self._name = sweep_dir, name
+    self._view = view.View(total, total - remaining)
+    self._running: dict[str, str] = {}
+
+  def started(self, trial: base.Trial, attempt: int) -> None:
+    self._running[trial.run_id] = trial.name
+    manifest.set_running(self._sweep_dir, list(self._running))
+    again = f', attempt {attempt}' if attempt > 1 else ''
+    self._view.started(trial)
+    self._view.event(f'start {trial.name} ({trial.run_id}{again})')
+
+  def retrying(self, trial: base.Trial, error: str, wait_s: float) -> None:
+    self._no_longer(trial, 'retry')
+    self._view.event(f'retry {trial.name} in {wait_s:.0f} s: {error}')
+
+  def stopping(self, signal_name: str) -> None:
+    self._view.event(
+      f'{signal_name}: {len(self._running)} trials save and exit; a second '
+      'signal kills them'
+    )
+
+  def ended(self, outcome: base.Outcome) -> None:
+    trial = outcome.trial
+    if outcome.status == 'failed':
+      collect.record_failure(outcome, self._name)
+    self._no_longer(trial, outcome.status)
+    _, problems = collect.collect(self._sweep_dir)
+    took = table.duration(outcome.wall_s)
+    why = f': {outcome.error}' if outcome.error else ''
+    self._view.event(f'{outcome.status} {trial.name} after {took}{why}')
+    for problem in problems:
+      self._view.event(problem)
+
+  def tick(self) -> None:
+    self._view.tick()
+
+  def close(self) -> None:
+    self._view.close()
+
+  def _no_longer(self, trial: base.Trial, status: str) -> None:
+    self._running.pop(trial.run_id, None)
+    manifest.set_running(self._sweep_dir, list(self._running))
+    self._view.ended(trial, status)
+
+
+def _complete(found: Sequence[records.RunRecord]) -> set[str]:
+  return {r.run_id for r in found if r.status == 'complete'}
+
+
+def _announce(
+  trials: Sequence[base.Trial],
+  selected: Sequence[base.Trial],
+  rest: Sequence[base.Trial],
+  new: Sequence[base.Trial],
+  left: Sequence[base.Trial],
+) -> None:
+  print(
+    f'{len(trials)} trials, {len(selected)} selected, '
+    f'{len(selected) - len(rest)} already complete, {len(rest)} to run',
+    flush=True,
+  )
+  if new and (left or len(new) < len(trials)):
+    names = ', '.join(f'{t.name} ({t.run_id})' for t in new)
+    print(f'new in this sweep: {names}', flush=True)
+  if left:
+    names = ', '.join(f'{t.name} ({t.run_id})' for t in left)
+    print(
+      f'no longer in this sweep: {names}; their records are kept',
+      flush=True,
+    )
+
+
+def _say_all(problems: Sequence[str]) -> None:
+  for problem in problems:
+    print(problem, file=sys.stderr, flush=True)

@@ -1,0 +1,141 @@
+"""`varjax sweep SWEEP.py --workdir D`: every trial of a sweep, resumably."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+import pathlib
+
+from varjax import launch, sweep
+from varjax.launch import conduct, local, plan
+from varjax.tools import arguments
+
+
+def main(
+  argv: list[str],
+  *,
+  resolve_run_id: plan.ResolveRunId | None = None,
+  trainer: Sequence[str] = plan.TRAINER,
+) -> int:
+  """Runs the command.
+
+  Args:
+    argv: arguments behind `varjax sweep`.
+    resolve_run_id: run id of a spec; by default what `varjax train` uses.
+    trainer: command that trains one trial, without its arguments.
+
+  Returns:
+    The exit code: 0, 1 when a trial failed, 128 + n after signal n.
+
+  Raises:
+    VarjaxError: bad input; nothing was started.
+  """
+  argv, overrides = arguments.split_overrides(argv)
+  args = _parser().parse_args(argv)
+  sweep_dir = pathlib.Path(args.workdir)
+  trials = sweep.with_overrides(sweep.load(args.sweep), overrides)
+  chosen = sweep.only(trials, args.only)
+
+  def planned(resolver: plan.ResolveRunId) -> list[plan.Planned]:
+    return plan.plan(trials, args.sweep, sweep_dir, resolver, trainer)
+
+  def selected(items: list[plan.Planned]) -> list[plan.Planned]:
+    return [item for item in items if trials[item.trial.index] in chosen]
+
+  if args.dry_run:
+    from varjax.tools import sweep_dry_run
+
+    resolver = sweep_dry_run.Resolver(resolve_run_id)
+    items = selected(planned(resolver))
+    print(sweep_dry_run.describe(items, sweep_dir, resolver.missing))
+    return 0
+  items = planned(resolve_run_id or _resolve_run_id)
+  name = pathlib.Path(args.sweep).stem
+  engine = launch.ENGINES[args.engine](
+    parallel=args.parallel,
+    retries=args.retries,
+    backoff_s=args.backoff_s,
+    pin_cores=args.pin_cores,
+    sweep=name,
+  )
+  return conduct.conduct(
+    [item.trial for item in items],
+    [item.trial for item in selected(items)],
+    sweep_dir,
+    name,
+    engine,
+  )
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = arguments.parser(
+    'sweep',
+    'Train every trial of a sweep file. Running the same command again '
+    'skips complete trials and resumes the others, whatever happened.',
+    arguments.OVERRIDE_HELP + ' It applies to all trials.',
+  )
+  parser.add_argument('sweep', metavar='SWEEP.py', help='the sweep file')
+  parser.add_argument(
+    '--workdir', required=True, help='folder of the runs and their records'
+  )
+  parser.add_argument(
+    '--parallel',
+    type=_count,
+    default=0,
+    metavar='N',
+    help='trials at a time; 0 is one for every two cores, here '
+    f'{local.default_parallel()}',
+  )
+  parser.add_argument(
+    '--retries',
+    type=_count,
+    default=2,
+    metavar='N',
+    help='further attempts after a crash; bad input and diverged runs are '
+    'never retried',
+  )
+  parser.add_argument(
+    '--backoff_s',
+    type=float,
+    default=5.0,
+    metavar='S',
+    help='wait before the first retry, doubled for each further one',
+  )
+  parser.add_argument(
+    '--only',
+    action='append',
+    default=[],
+    metavar='KEY=PATTERN',
+    help="run only matching trials, as in --only 'name=*d4*'; repeatable",
+  )
+  parser.add_argument(
+    '--pin_cores',
+    action=argparse.BooleanOptionalAction,
+    default=True,
+    help='give each of several parallel trials its own cores (Linux)',
+  )
+  parser.add_argument(
+    '--engine',
+    choices=sorted(launch.ENGINES),
+    default='local',
+    help='what runs the trials',
+  )
+  parser.add_argument(
+    '--dry_run',
+    action='store_true',
+    help='print trials, run ids, parameters and FLOPs; start nothing',
+  )
+  return parser
+
+
+def _count(text: str) -> int:
+  value = int(text)
+  if value < 0:
+    raise argparse.ArgumentTypeError(f'{text} must be 0 or more')
+  return value
+
+
+def _resolve_run_id(run) -> str:
+  from varjax import runs  # imports the data stack, which --help must not
+
+  return runs.resolve_run_id(run)
