@@ -60,7 +60,9 @@ class BlockModulation(nn.Module):
       _scaled(spec, init_std(spec), axis=2), ('layers', 'embed', 'adaln')
     )
     kernel = self.param('kernel', own_init, (depth, width, features))
-    bias = self.param('bias', dense.zeros(('layers', 'adaln')), (depth, features))
+    bias = self.param(
+      'bias', dense.zeros(('layers', 'adaln')), (depth, features)
+    )
     own = jnp.einsum('bd,ldf->lbf', hidden, kernel.astype(dtype))
     own = own + bias.astype(dtype)[:, None]
     return own.reshape(depth, -1, CHUNKS, width)

@@ -162,9 +162,7 @@ def cudnn(
     )
   odd = length % 2
   if odd:
-    q, k, v = (
-      jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (q, k, v)
-    )
+    q, k, v = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (q, k, v))
     mask = jnp.pad(mask, ((0, 0), (0, 0), (0, 1), (0, 1)))
     # The dropped query needs something to look at, or its softmax is 0 / 0.
     mask = mask.at[:, :, length, :].set(True)

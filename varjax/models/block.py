@@ -105,7 +105,7 @@ class SelfAttention(nn.Module):
     split = (*x.shape[:2], heads, width // heads)
     q, k, v = (
       nn.with_logical_constraint(
-        t.reshape(split), ('batch', 'length', 'heads_act', None)
+        t.reshape(split), ('batch', 'length', 'heads', None)
       )
       for t in (q, k, v)
     )
@@ -140,9 +140,7 @@ class SelfAttention(nn.Module):
     self, q: jax.Array, k: jax.Array, log_scale: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
     # `where` and not `minimum`: at the limit the gradient is 1, not 1/2.
-    log_scale = jnp.where(
-      log_scale <= MAX_LOG_SCALE, log_scale, MAX_LOG_SCALE
-    )
+    log_scale = jnp.where(log_scale <= MAX_LOG_SCALE, log_scale, MAX_LOG_SCALE)
     scale = jnp.exp(log_scale)[None, None, :, None]
     return (norm.unit(q) * scale).astype(q.dtype), norm.unit(k).astype(k.dtype)
 
@@ -160,7 +158,7 @@ class Mlp(nn.Module):
     hidden = round(spec.width * spec.mlp_ratio)
     fc1 = dense.dense(hidden, std, ('embed', 'mlp'), dtype=dtype)
     x = fc1.copy(name='fc1')(x)
-    x = nn.with_logical_constraint(x, ('batch', 'length', 'mlp_act'))
+    x = nn.with_logical_constraint(x, ('batch', 'length', 'mlp'))
     fc2 = dense.dense(
       spec.width,
       std / math.sqrt(2 * spec.depth),

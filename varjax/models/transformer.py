@@ -166,9 +166,7 @@ class Transformer(nn.Module):
     )
     return self.head(x, condition.head), cache.write(new, offset)
 
-  def _run(
-    self, x, condition, prefix, steps, blocks, train, collect=False
-  ):
+  def _run(self, x, condition, prefix, steps, blocks, train, collect=False):
     spec = self.spec
     x = x.astype(spec.compute_dtype)
     x = nn.with_logical_constraint(x, ('batch', 'length', 'embed'))

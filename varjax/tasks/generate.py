@@ -1,0 +1,185 @@
+"""Stage 2: the likelihood of codes given a class (VAR equation 4).
+
+The transformer learns the codes of a frozen tokenizer, read from the cache
+(`run.input == 'codes'`) or encoded on the fly ('images'). The loss is the
+mean over images of the mean over positions of weight * cross-entropy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from varjax import tokenizers
+from varjax.evals import nll
+from varjax.models.embed import drop_labels
+from varjax.models.transformer import Transformer
+from varjax.orders import make_order
+from varjax.orders.base import Order
+from varjax.rng import stream
+from varjax.spec import RunSpec
+from varjax.types import Batch, Codes, EvalOutput, Example, LossOutput, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerateTask:
+  """Trains a transformer on codes; see `tasks.base.Task`.
+
+  `frozen` is {'quantizer': weights} for cached codes, {'tokenizer': params}
+  for images. A batch has 'label' [B] and 'codes' [B, L, R] int32 or 'image'
+  [B, H, W, 3] uint8, and may have 'mask' [B]. There is no state.
+
+  Attributes:
+    run: the run.
+  """
+
+  run: RunSpec
+  name = 'generate'
+
+  @functools.cached_property
+  def order(self) -> Order:
+    """The run's order."""
+    return make_order(self.run.order, self.run.tokenizer)
+
+  @functools.cached_property
+  def model(self) -> Transformer:
+    """The run's network."""
+    return Transformer(self.run.model, self.order.layout)
+
+  def init(self, rng: jax.Array) -> tuple[PyTree, PyTree]:
+    """Returns (params with logical axis names, empty state)."""
+    layout = self.order.layout
+    kind = jnp.float32 if layout.input_kind == 'features' else jnp.int32
+    rows = layout.positions - layout.start
+    inputs = jnp.zeros((1, rows, layout.input_dim), kind)
+    steps = jnp.zeros((1, layout.positions), jnp.int32)
+    label = jnp.zeros((1,), jnp.int32)
+    variables = self.model.init({'params': rng}, label, inputs, steps=steps)
+    return variables['params'], {}
+
+  def loss_fn(
+    self,
+    params: PyTree,
+    state: PyTree,
+    frozen: PyTree,
+    batch: Batch,
+    rng: jax.Array,
+  ) -> tuple[jax.Array, LossOutput]:
+    """Training loss, with label drop and stochastic depth.
+
+    The metrics `loss`, `loss_last` (nats per position, without label
+    smoothing) and `err` (share of wrong top-1 codes) are batch means.
+    """
+    model = self.run.model
+    example = self._example(frozen, batch)
+    labels = drop_labels(
+      stream(rng, 'label_drop'),
+      batch['label'],
+      model.label_drop,
+      model.num_classes,
+    )
+    logits = self._logits(params, labels, example, stream(rng, 'drop_path'))
+    mask = batch.get('mask')
+    plain = nll.cross_entropy(logits, example.targets)
+    loss = plain
+    if model.label_smoothing:
+      loss = nll.cross_entropy(logits, example.targets, model.label_smoothing)
+    loss = nll.batch_mean(jnp.mean(loss * example.weights, axis=1), mask)
+    wrong = nll.wrong(logits, example.targets)
+    metrics = {
+      'loss': nll.batch_mean(jnp.mean(plain, axis=1), mask),
+      'loss_last': nll.batch_mean(self._last(plain), mask),
+      'err': nll.batch_mean(jnp.mean(wrong, axis=1), mask),
+    }
+    return loss, LossOutput(metrics=metrics, state=state)
+
+  def eval_fn(
+    self, params: PyTree, state: PyTree, frozen: PyTree, batch: Batch
+  ) -> EvalOutput:
+    """Nats and errors of each image, with its class and with "no class".
+
+    Returns:
+      per_image: loss, loss_last, err, err_last, loss_uncond [B]; loss_scales
+      and err_scales [B, K]. Labels are kept, unless the run asks for
+      upstream's quirk (`model.label_drop_in_eval`).
+    """
+    del state
+    example = self._example(frozen, batch)
+    labels = batch['label']
+    if self.run.model.label_drop_in_eval:
+      labels = self._drop_per_image(labels, example.targets)
+    logits = self._logits(params, labels, example)
+    loss = nll.cross_entropy(logits, example.targets)
+    wrong = nll.wrong(logits, example.targets)
+    nobody = jnp.full_like(labels, self.run.model.num_classes)
+    logits = self._logits(params, nobody, example)
+    uncond = nll.cross_entropy(logits, example.targets)
+    per_image = {
+      'loss': jnp.mean(loss, axis=1),
+      'loss_last': self._last(loss),
+      'loss_scales': nll.by_scale(loss, self._blocks),
+      'err': jnp.mean(wrong, axis=1),
+      'err_last': self._last(wrong),
+      'err_scales': nll.by_scale(wrong, self._blocks),
+      'loss_uncond': jnp.mean(uncond, axis=1),
+    }
+    return EvalOutput(per_image=per_image, totals={})
+
+  def after_update(
+    self, params: PyTree, state: PyTree, rng: jax.Array, step: jax.Array
+  ) -> tuple[PyTree, PyTree]:
+    """Nothing to do."""
+    del rng, step
+    return params, state
+
+  @property
+  def _blocks(self) -> tuple[int, ...]:
+    layout = self.order.layout
+    return layout.block_sizes or (layout.positions,)
+
+  def _last(self, values: jax.Array) -> jax.Array:
+    return jnp.mean(values[:, -self._blocks[-1] :], axis=1)
+
+  def _example(self, frozen: PyTree, batch: Batch) -> Example:
+    if self.run.input == 'codes':
+      return self.order.example(frozen['quantizer'], batch['codes'])
+    tokenizer = tokenizers.make_tokenizer(
+      self.run.tokenizer, self.run.data.resolution
+    )
+    images = batch['image'].astype(jnp.float32) / 127.5 - 1
+    codes = tokenizer.encode(frozen['tokenizer'], images)
+    quantizer = tokenizer.quantizer(frozen['tokenizer'])
+    return self.order.example(quantizer, codes)
+
+  def _logits(
+    self,
+    params: PyTree,
+    labels: jax.Array,
+    example: Example,
+    drop_path: jax.Array | None = None,
+  ) -> jax.Array:
+    return self.model.apply(
+      {'params': params},
+      labels,
+      example.inputs,
+      example.positions,
+      example.steps,
+      train=drop_path is not None,
+      rngs={} if drop_path is None else {'drop_path': drop_path},
+    )
+
+  def _drop_per_image(self, labels: jax.Array, codes: Codes) -> jax.Array:
+    # Keyed by the image, so that a result does not depend on the batching.
+    base = stream(jax.random.key(self.run.seed), 'label_drop_in_eval')
+    flat = codes.reshape(codes.shape[0], -1).astype(jnp.uint32)
+    weights = 2 * jnp.arange(flat.shape[1], dtype=jnp.uint32) + 1
+    marks = jnp.sum(flat * weights[None], axis=1, dtype=jnp.uint32)
+    keys = jax.vmap(functools.partial(jax.random.fold_in, base))(marks)
+    model = self.run.model
+    drop = functools.partial(
+      drop_labels, rate=model.label_drop, num_classes=model.num_classes
+    )
+    return jax.vmap(drop)(keys, labels)
