@@ -72,7 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     'sweep',
     'Train every trial of a sweep file. Running the same command again '
     'skips complete trials and resumes the others, whatever happened.',
-    arguments.OVERRIDE_HELP + ' It applies to all trials.',
+    '--config.KEY=VALUE, such as --config.optim.lr=3e-4, sets a key in all '
+    'trials; `varjax train --dry_run` prints all keys.',
   )
   parser.add_argument('sweep', metavar='SWEEP.py', help='the sweep file')
   parser.add_argument(
