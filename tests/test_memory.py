@@ -96,5 +96,10 @@ def test_a_mesh_that_does_not_fit_is_refused(mesh, devices):
     memory.mesh_shape(mesh, devices)
 
 
+def test_the_default_is_the_smallest_mesh_allowed():
+  run = _run(12, 16, 'none', mesh=MeshSpec(data=-1, fsdp=4))
+  assert memory.memory_estimate(run) == memory.memory_estimate(run, 4)
+
+
 def test_mesh_fills_the_open_axis():
   assert memory.mesh_shape(MeshSpec(data=-1, fsdp=4), 16) == (4, 4, 1)

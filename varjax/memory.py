@@ -59,7 +59,7 @@ def mesh_shape(mesh: MeshSpec, devices: int) -> tuple[int, int, int]:
   Raises:
     ConfigError: the axes do not multiply to `devices`.
   """
-  sizes = [mesh.data, mesh.fsdp, mesh.tensor]
+  sizes = _sizes(mesh)
   known = math.prod(size for size in sizes if size != -1)
   if sizes.count(-1) == 1 and known > 0 and devices % known == 0:
     sizes[sizes.index(-1)] = devices // known
@@ -71,16 +71,18 @@ def mesh_shape(mesh: MeshSpec, devices: int) -> tuple[int, int, int]:
   return sizes[0], sizes[1], sizes[2]
 
 
-def memory_estimate(run: RunSpec, devices: int = 1) -> MemoryEstimate:
+def memory_estimate(run: RunSpec, devices: int | None = None) -> MemoryEstimate:
   """Bytes on one device while `run` trains on `devices` devices.
 
   Args:
     run: the run; its mesh, batch, remat policy and types are what count.
-    devices: over all hosts.
+    devices: over all hosts; the fewest that the mesh allows by default.
 
   Raises:
     ConfigError: the mesh does not fit the devices.
   """
+  if devices is None:
+    devices = math.prod(size for size in _sizes(run.mesh) if size != -1)
   data, fsdp, tensor = mesh_shape(run.mesh, devices)
   micro_batch = run.batch_size // run.optim.accumulate
   images = math.ceil(micro_batch / (data * fsdp))
@@ -112,6 +114,10 @@ def memory_estimate(run: RunSpec, devices: int = 1) -> MemoryEstimate:
   )
 
 
+def _sizes(mesh: MeshSpec) -> list[int]:
+  return [mesh.data, mesh.fsdp, mesh.tensor]
+
+
 def _weights(run: RunSpec, fsdp: int, tensor: int) -> int:
   """Weights on one device: blocks and head are split by both axes.
 
@@ -126,6 +132,7 @@ def _weights(run: RunSpec, fsdp: int, tensor: int) -> int:
 def _block_activations(run: RunSpec, images: int, tensor: int) -> int:
   """Bytes that the blocks keep, by remat policy.
 
+  Attention is taken to be fused, so that no [L, L] logits are kept.
   Counted per position in a block that keeps everything: two float32
   LayerNorms with their modulated copies; q, k, v before and after their
   normalisation in float32; attention output and projection; GELU's input,
