@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from varjax.scaling import notation, plots, sweepdir
+from varjax.scaling import notation, optimum, plots, sweepdir
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
@@ -47,11 +47,12 @@ class Exhibit:
 
 def build(sweep: sweepdir.SweepDir) -> list[Exhibit]:
   """All figures that the data supports, in the order of the page."""
-  fits = fits_of(sweep.fit)
+  fits = [_with_sem(f, sweep.runs) for f in fits_of(sweep.fit)]
   makers: list[Callable[[], Exhibit | None]] = [
     *(lambda f=f, i=i: _law(f, i) for i, f in enumerate(fits)),
     *(lambda f=f, i=i: _surface(f, i) for i, f in enumerate(fits)),
-    *(lambda f=f, i=i: _isoflop(f, i) for i, f in enumerate(fits)),
+    lambda: _agreement(sweep.fit or {}),
+    lambda: _isoflop(sweep.fit or {}),
     lambda: _residuals(fits),
     lambda: _training_curves(sweep),
     lambda: _scale_losses(sweep),
@@ -79,58 +80,47 @@ def fits_of(fit: Mapping[str, Any] | None) -> list[dict[str, Any]]:
 
 
 def title_of(fit: Mapping[str, Any]) -> str:
-  """`L(N)`-like name of a fit, with its form."""
-  name = str(fit.get('name') or fit.get('form') or 'fit')
-  form = str(fit.get('form') or '')
-  return name if not form or form in name else f'{name} · {form}'
+  """Name of a fit; its form where it has none."""
+  return str(fit.get('name') or fit.get('form') or 'fit')
 
 
-def predictor(
-  fit: Mapping[str, Any],
-) -> Callable[[float], float | None]:
-  """Prediction at x from the fit's own curve, log-log between its points."""
-  curve = fit.get('curve') or {}
-  x = [v for v in curve.get('x') or [] if notation.is_number(v)]
-  y = [v for v in curve.get('y') or [] if notation.is_number(v)]
-  if len(x) < 2 or len(x) != len(y) or min(x) <= 0 or min(y) <= 0:
-    return lambda _: None
-  order = np.argsort(x)
-  log_x, log_y = np.log(np.array(x)[order]), np.log(np.array(y)[order])
-
-  def predict(at: float) -> float | None:
-    if not log_x[0] - 1e-9 <= np.log(at) <= log_x[-1] + 1e-9:
-      return None
-    return float(np.exp(np.interp(np.log(at), log_x, log_y)))
-
-  return predict
+def axis_labels(fit: Mapping[str, Any]) -> tuple[str, str]:
+  """Labels of the input (conventions in brackets) and of the loss."""
+  x = fit.get('x')
+  name = str((x or {}).get('name') if isinstance(x, Mapping) else x).lower()
+  convention = {
+    'n': fit.get('n_convention'),
+    'd': fit.get('d_convention'),
+    'c': fit.get('flop_convention'),
+  }.get(name)
+  if x is None and 'n' in (fit.get('inputs') or {}):
+    return (
+      notation.label('n', fit.get('n_convention')),
+      notation.label(fit.get('y')),
+    )
+  return notation.label(x, convention), notation.label(fit.get('y'))
 
 
 def residual_rows(fit: Mapping[str, Any]) -> list[dict[str, Any]]:
-  """Measured over predicted minus one, for every point that has both."""
-  predict = predictor(fit)
-  rows = []
-  for point in fit.get('points') or []:
-    if point.get('role') == 'holdout':
-      continue
-    rows.append((point, point.get('y'), point.get('predicted'), 'fit'))
-  for point in fit.get('holdout') or []:
-    rows.append(
-      (point, point.get('measured'), point.get('predicted'), 'holdout')
-    )
+  """Measured over predicted minus one, for every point that has both.
+
+  The axis is x of a 1-D fit and N of a surface.
+  """
+  rows = [
+    (p, p.get('y'), 'fit')
+    for p in fit.get('points') or []
+    if p.get('used', True)
+  ]
+  rows += [(h, h.get('measured'), 'holdout') for h in fit.get('holdout') or []]
   result = []
-  for point, measured, predicted, role in rows:
-    x = point.get('x')
-    if not (notation.is_number(x) and notation.is_number(measured)):
+  for point, measured, role in rows:
+    x = point.get('x') if point.get('x') is not None else point.get('n')
+    predicted, sem = point.get('predicted'), point.get('sem')
+    if not all(map(notation.is_number, (x, measured, predicted))):
       continue
-    if not notation.is_number(predicted):
-      predicted = predict(x) if x > 0 else None
-    if not predicted:
-      continue
-    sem = point.get('sem')
     result.append(
       {
-        'run_id': point.get('run_id'),
-        'name': point.get('name'),
+        **_ids(point),
         'role': role,
         'x': x,
         'measured': measured,
@@ -176,48 +166,65 @@ def frontier(curves: pd.DataFrame) -> pd.DataFrame:
   return table[(table[LOSS] <= best) & ~best.duplicated()]
 
 
+def _with_sem(fit: dict[str, Any], runs: pd.DataFrame) -> dict[str, Any]:
+  """Adds each run's evaluation error to the points of a mean-loss fit."""
+  y = fit.get('y')
+  name = y.get('name') if isinstance(y, Mapping) else y
+  if name not in (LOSS, 'loss'):
+    return fit
+  sems = runs.set_index('run_id')['val_loss_sem'].dropna().to_dict()
+  return {
+    **fit,
+    **{
+      key: [
+        {**row, 'sem': row.get('sem', sems.get(row.get('run_id')))}
+        for row in fit.get(key) or []
+      ]
+      for key in ('points', 'holdout')
+    },
+  }
+
+
 def _law(fit: dict[str, Any], index: int) -> Exhibit | None:
-  points = fit.get('points') or []
   usable = [
-    p for p in points
+    p for p in fit.get('points') or []
     if notation.is_number(p.get('x')) and notation.is_number(p.get('y'))
     and p['x'] > 0 and p['y'] > 0
   ]  # fmt: skip
-  if not usable:
+  if not usable or not isinstance(fit.get('x'), Mapping | str):
     return None
-  x_label, y_label = notation.label(fit.get('x')), notation.label(fit.get('y'))
   rows = [
-    {'series': 'point', 'role': p.get('role') or 'fit', **_ids(p),
-     'x': p['x'], 'y': p['y'], 'sem': p.get('sem')}
-    for p in usable if p.get('role') != 'holdout'
+    {'series': 'point', **_ids(p), 'used': p.get('used', True),
+     'why': p.get('why'), 'x': p['x'], 'y': p['y'], 'sem': p.get('sem'),
+     'predicted': p.get('predicted')}
+    for p in usable if p.get('why') != 'holdout'
   ]  # fmt: skip
   rows += [
-    {'series': 'holdout', 'role': 'holdout', **_ids(h), 'x': h.get('x'),
-     'y': h.get('measured'), 'predicted': h.get('predicted'),
-     'lo': h.get('lo'), 'hi': h.get('hi')}
+    {'series': 'holdout', **_ids(h), 'used': False, 'why': 'holdout',
+     'x': h.get('x'), 'y': h.get('measured'), 'sem': h.get('sem'),
+     'predicted': h.get('predicted'), 'lo': h.get('lo'), 'hi': h.get('hi')}
     for h in fit.get('holdout') or []
   ]  # fmt: skip
   curve = fit.get('curve') or {}
   for i, x in enumerate(curve.get('x') or []):
-    rows.append(
-      {'series': 'curve', 'x': x, **{k: _at(curve, k, i) for k in
-                                     ('y', 'lo', 'hi')}}
-    )  # fmt: skip
+    ends = {k: _at(curve, k, i) for k in ('y', 'lo', 'hi')}
+    rows.append({'series': 'curve', 'x': x, **ends})
+  used = sum(bool(p.get('used', True)) for p in usable)
   held = len(fit.get('holdout') or [])
-  caption = f'{len(usable)} runs fitted'
+  caption = f'{used} runs fitted'
   if held:
     caption += (
       f'; {held} held out of the fit: squares are predictions with their '
-      'interval, diamonds what was then measured'
+      'interval, diamonds what was measured'
     )
   return Exhibit(
     _stem('law', fit, index),
     'laws',
     title_of(fit),
-    f'{caption}. Bars on points are the standard error over evaluation '
-    'images; the band is the interval of the fitted law.',
+    f'{caption}. The band is the 95 % interval of the fitted law; bars on '
+    'points, where drawn, are one standard error over evaluation images.',
     pd.DataFrame(rows),
-    plots.power_law({**fit, 'points': usable}, x_label, y_label),
+    plots.power_law({**fit, 'points': usable}, *axis_labels(fit)),
   )
 
 
@@ -225,32 +232,34 @@ def _surface(fit: dict[str, Any], index: int) -> Exhibit | None:
   params = fit.get('params') or {}
   names = ('E', 'A', 'B', 'alpha', 'beta')
   points = [
-    {**p, **_two_inputs(p)} for p in fit.get('points') or [] if _two_inputs(p)
-  ]
+    p for p in fit.get('points') or []
+    if p.get('used', True)
+    and all(notation.is_number(p.get(k)) and p[k] > 0 for k in ('n', 'd'))
+  ]  # fmt: skip
   if not points or not all(notation.is_number(params.get(k)) for k in names):
     return None
-  floor, a, b, alpha, beta = (float(params[k]) for k in names)
-  if min(a, b, alpha, beta) <= 0:
+  if min(params[k] for k in names[1:]) <= 0:
     return None
   n = np.array([p['n'] for p in points], float)
   d = np.array([p['d'] for p in points], float)
   grid_n = np.geomspace(n.min() / 1.5, n.max() * 1.5, 80)
   grid_d = np.geomspace(d.min() / 1.5, d.max() * 1.5, 80)
-  z = floor + a * grid_n[None, :] ** -alpha + b * grid_d[:, None] ** -beta
-  # dL/dN * N = dL/dD * D on the compute-optimal line, for any C = k N D.
-  ridge_d = (beta * b / (alpha * a) * grid_n**alpha) ** (1 / beta)
-  inside = (ridge_d >= grid_d[0]) & (ridge_d <= grid_d[-1])
-  figure = plots.surface(
-    {'x': grid_n, 'y': grid_d, 'z': z},
-    [{'x': p['n'], 'y': p['d'], 'role': p.get('role')} for p in points],
-    {'x': grid_n[inside], 'y': ridge_d[inside]},
-    notation.label(fit.get('x') if _is_size(fit.get('x')) else 'params'),
-    notation.label('tokens'),
+  loss = optimum.surface(params, grid_n[None, :], grid_d[:, None])
+  best_n, best_d, _ = optimum.optimum(
+    params, 6 * np.geomspace(grid_n[0] * grid_d[0], grid_n[-1] * grid_d[-1], 99)
   )
+  inside = (best_d >= grid_d[0]) & (best_d <= grid_d[-1])
+  inside &= (best_n >= grid_n[0]) & (best_n <= grid_n[-1])
+  held = [h for h in fit.get('holdout') or [] if h.get('n') and h.get('d')]
+  drawn = [
+    {'x': p['n'], 'y': p['d'], 'role': role}
+    for rows, role in ((points, 'fit'), (held, 'holdout'))
+    for p in rows
+  ]
   data = pd.DataFrame(
     [
       {**_ids(p), 'n': p['n'], 'd': p['d'], 'loss': p.get('y'),
-       'role': p.get('role')}
+       'predicted': p.get('predicted')}
       for p in points
     ]
   )  # fmt: skip
@@ -258,40 +267,71 @@ def _surface(fit: dict[str, Any], index: int) -> Exhibit | None:
     _stem('surface', fit, index),
     'laws',
     f'Surface of {title_of(fit)}',
-    'Contours of the fitted loss; the dashed line is where size and data '
-    'are balanced for C proportional to N·D.',
+    'Contours of the fitted loss over the runs. The dashed line is where '
+    'size and data are balanced, for compute proportional to N·D.',
     data,
-    figure,
+    plots.surface(
+      {'x': grid_n, 'y': grid_d, 'z': loss},
+      drawn,
+      {'x': best_n[inside], 'y': best_d[inside]},
+      notation.label('n', fit.get('n_convention')),
+      notation.label('d', fit.get('d_convention')),
+    ),
   )
 
 
-def _isoflop(fit: dict[str, Any], index: int) -> Exhibit | None:
+def _isoflop(fit: Mapping[str, Any]) -> Exhibit | None:
   budgets = [
-    b for b in fit.get('budgets') or fit.get('isoflops') or []
-    if isinstance(b, dict) and b.get('x') and b.get('y')
-  ]  # fmt: skip
+    {
+      'name': notation.scientific(b.get('c')),
+      'x': b['n'],
+      'y': b['loss'],
+      'minimum': {'x': b.get('n_opt'), 'y': b.get('loss_opt')},
+      'status': b.get('status'),
+    }
+    for b in (fit.get('isoflop') or {}).get('budgets') or []
+    if b.get('n') and b.get('loss')
+  ]
   if not budgets:
     return None
-  named = [
-    {**b, 'name': b.get('name') or notation.scientific(b.get('budget') or
-                                                       b.get('c'))}
-    for b in budgets
-  ]  # fmt: skip
   rows = [
-    {'budget': b['name'], 'x': x, 'y': y}
-    for b in named
+    {'budget_flops': b['name'], 'status': b['status'], 'n': x, 'loss': y}
+    for b in budgets
     for x, y in zip(b['x'], b['y'], strict=False)
   ]
   return Exhibit(
-    _stem('isoflop', fit, index),
+    'isoflop',
     'laws',
-    f'IsoFLOP curves, {title_of(fit)}',
-    'Runs of equal compute; stars are the accepted minima.',
+    'IsoFLOP curves',
+    'Runs of equal compute; a star is a minimum that was accepted.',
     pd.DataFrame(rows),
     plots.isoflop(
-      named, notation.label(fit.get('x')), notation.label(fit.get('y'))
+      budgets,
+      notation.label('n', fit.get('n_convention')),
+      notation.label(fit.get('y')),
     ),
     wide=True,
+  )
+
+
+def _agreement(fit: Mapping[str, Any]) -> Exhibit | None:
+  rows = [
+    {'name': r.get('method'), 'value': r['a'], 'lo': r.get('lo'),
+     'hi': r.get('hi'), 'note': r.get('note')}
+    for r in fit.get('agreement') or []
+    if notation.is_number(r.get('a'))
+  ]  # fmt: skip
+  if not rows:
+    return None
+  spread = notation.number(fit.get('agreement_spread'), 2)
+  return Exhibit(
+    'agreement',
+    'laws',
+    'Do the methods agree?',
+    'Exponent a of the compute-optimal size N*(C) ~ C^a by method, with '
+    f'95 % intervals; largest difference {spread}.',
+    pd.DataFrame(rows),
+    plots.forest(rows, 'exponent a of N*(C)'),
   )
 
 
@@ -301,7 +341,7 @@ def _residuals(fits: list[dict[str, Any]]) -> Exhibit | None:
     rows = residual_rows(fit)
     if rows:
       title = title_of(fit)
-      x_label = notation.label(fit.get('x'))
+      x_label, _ = axis_labels(fit)
       panels.append({'title': title, 'x_label': x_label, 'rows': rows})
       tables.append(pd.DataFrame(rows).assign(fit=title))
   if not panels:
@@ -339,9 +379,7 @@ def _training_curves(sweep: sweepdir.SweepDir) -> Exhibit | None:
   lower = frontier(table)
   data = order[['run_id', 'name', 'params_body', 'steps', 'images_seen',
                 COMPUTE, LOSS]]  # fmt: skip
-  data = data.assign(
-    on_frontier=[i in set(lower.index) for i in data.index]
-  )
+  data = data.assign(on_frontier=[i in set(lower.index) for i in data.index])
   return Exhibit(
     'training_curves',
     'runs',
@@ -390,8 +428,7 @@ def _scale_losses(sweep: sweepdir.SweepDir) -> Exhibit | None:
     'scale_losses',
     'runs',
     'Loss per scale',
-    'Mean cross-entropy of the codes of each scale, over the validation '
-    'split.',
+    'Mean cross-entropy of the codes of each scale, over the validation split.',
     data,
     plots.scale_losses(runs, names, notation.label(LOSS)),
     wide=True,
@@ -429,21 +466,3 @@ def _ids(point: Mapping[str, Any]) -> dict[str, Any]:
 def _at(curve: Mapping[str, Any], key: str, i: int) -> Any:
   values = curve.get(key) or []
   return values[i] if i < len(values) else None
-
-
-def _two_inputs(point: Mapping[str, Any]) -> dict[str, float]:
-  inputs = {**(point.get('inputs') or {}), **point}
-  pair = {}
-  for short, options in (
-    ('n', ('n', 'N', 'params', 'params_body')),
-    ('d', ('d', 'D', 'tokens', 'tokens_seen')),
-  ):
-    for key in options:
-      if notation.is_number(inputs.get(key)) and inputs[key] > 0:
-        pair[short] = float(inputs[key])
-        break
-  return pair if len(pair) == 2 else {}
-
-
-def _is_size(axis: Any) -> bool:
-  return isinstance(axis, Mapping) and 'param' in str(axis.get('name'))

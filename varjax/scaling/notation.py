@@ -27,6 +27,7 @@ _LABELS = {
   'images_seen': 'training images seen',
   'unique_images': 'unique training images',
   'c': 'training compute C (FLOPs)',
+  'u': 'unique training tokens',
   'flops': 'training compute C (FLOPs)',
   'flops_train_total': 'training compute C (FLOPs)',
   'flops_train_body': 'training compute, body (FLOPs)',
@@ -44,16 +45,24 @@ _GREEK = {
 }  # fmt: skip
 
 
-def label(axis: str | Mapping[str, Any] | None) -> str:
-  """Words for a column, or for an `{'name', 'unit'}` axis of a fit."""
+def label(
+  axis: str | Mapping[str, Any] | None, convention: str | None = None
+) -> str:
+  """Words for a column, or for an `{'name', 'unit'}` axis of a fit.
+
+  Args:
+    axis: a column name, or an axis.
+    convention: what it counts, put in brackets.
+  """
+  name, unit = axis, None
   if isinstance(axis, Mapping):
-    name, unit = str(axis.get('name') or ''), axis.get('unit')
-    if name.lower() in _LABELS:
-      return _LABELS[name.lower()]
+    name, unit = axis.get('name'), axis.get('unit')
+  name = str(name or '')
+  text = _LABELS.get(name.lower())
+  if text is None:
     text = name.replace('_', ' ') or 'value'
-    return f'{text} ({unit})' if unit else text
-  name = str(axis or '')
-  return _LABELS.get(name.lower(), name.replace('_', ' ') or 'value')
+    text += f' ({unit})' if unit else ''
+  return f'{text} [{convention}]' if convention else text
 
 
 def symbol(parameter: str) -> str:
@@ -157,13 +166,12 @@ def ends(bounds: Any) -> tuple[float | None, float | None]:
 
 def sentence(item: Any) -> str:
   """A refusal or warning, given as text or as a mapping, in one line."""
-  if isinstance(item, Mapping):
-    kind = item.get('kind') or item.get('type') or item.get('code')
-    body = next(
-      (item[k] for k in ('message', 'reason', 'text') if item.get(k)), ''
-    )
-    advice = item.get('advice') or item.get('next') or item.get('run_next')
-    head = f'{kind}: ' if kind and body else str(kind or '')
-    tail = f' Next: {advice}' if advice else ''
-    return ' '.join(f'{head}{body}{tail}'.split())
-  return ' '.join(str(item).split())
+  if not isinstance(item, Mapping):
+    return ' '.join(str(item).split())
+  kind, reason = item.get('type'), item.get('reason') or item.get('message')
+  text = ': '.join(str(v) for v in (item.get('name'), kind, reason) if v)
+  if item.get('next'):
+    text = f'{text.rstrip(".")}. Next: {item["next"]}'
+  if item.get('forced'):
+    text += ' (forced)'
+  return ' '.join(text.split())

@@ -8,11 +8,12 @@ text as outlines, so a page looks the same everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+import functools
 import io
 import math
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
   from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, PURPLE = '#0072B2', '#D55E00', '#009E73', '#A0568A'
-# `to_svg(inline=True)` replaces these two by the page's own colours.
+GREY = '#7d8590'
+# `inline` replaces these two by the page's own colours.
 INK, GRID = '#1b1f24', '#d8dce1'
 
 _STYLE = {
@@ -54,14 +56,28 @@ _STYLE = {
   'axes.facecolor': 'none',
 }
 
+_Draw = TypeVar('_Draw', bound=Callable[..., Any])
 
-def power_law(
-  fit: Mapping[str, Any], x_label: str, y_label: str
-) -> Figure:
+
+def _styled(draw: _Draw) -> _Draw:
+  """Runs `draw` with the style above, and leaves no trace of it."""
+
+  @functools.wraps(draw)
+  def styled(*args: Any, **kwargs: Any) -> Any:
+    import matplotlib
+
+    with matplotlib.rc_context(_STYLE):
+      return draw(*args, **kwargs)
+
+  return styled  # type: ignore[return-value]
+
+
+@_styled
+def power_law(fit: Mapping[str, Any], x_label: str, y_label: str) -> Figure:
   """One fitted law on log-log axes, held-out rungs beside predictions.
 
   Args:
-    fit: `points` (x, y, sem, role), `holdout` (x, measured, predicted, lo,
+    fit: `points` (x, y, sem, used, why), `holdout` (x, measured, predicted, lo,
       hi) and `curve` (x, y, lo, hi) as in fit.json.
     x_label, y_label: axis labels with units.
   """
@@ -76,8 +92,11 @@ def power_law(
         *bounds, color=BLUE, alpha=0.16, linewidth=0, label='interval'
       )
     axis.plot(x, y, color=BLUE, label='fit')
-  points = [p for p in fit.get('points') or [] if p.get('role') != 'holdout']
-  _errorbars(axis, points, 'y', BLUE, 'o', 'fitted runs')
+  points = fit.get('points') or []
+  used = [p for p in points if p.get('used', True)]
+  _errorbars(axis, used, 'y', BLUE, 'o', 'fitted runs')
+  others = [p for p in points if p not in used and p.get('why') != 'holdout']
+  _errorbars(axis, others, 'y', GREY, 'x', 'left out of the fit')
   holdout = fit.get('holdout') or []
   predicted = [h for h in holdout if notation.is_number(h.get('predicted'))]
   if predicted:
@@ -100,6 +119,7 @@ def power_law(
   return figure
 
 
+@_styled
 def residuals(panels: Sequence[Mapping[str, Any]]) -> Figure:
   """Measured over predicted minus one, a panel per fit.
 
@@ -109,7 +129,7 @@ def residuals(panels: Sequence[Mapping[str, Any]]) -> Figure:
   """
   columns = min(2, len(panels))
   rows = math.ceil(len(panels) / columns)
-  figure, axes = _grid(rows, columns, 4.3 * columns, 2.5 * rows + 0.2)
+  figure, axes = _grid(rows, columns, 5.6 * columns, 2.4 * rows + 0.3)
   for axis, panel in zip(axes, panels, strict=False):
     axis.axhline(0, color=INK, linewidth=0.8)
     for role, colour, marker, name in (
@@ -135,6 +155,7 @@ def residuals(panels: Sequence[Mapping[str, Any]]) -> Figure:
   return figure
 
 
+@_styled
 def training_curves(
   curves: Sequence[Mapping[str, Any]],
   frontier: Mapping[str, Any] | None,
@@ -148,7 +169,7 @@ def training_curves(
     frontier: `x`, `y` of the lower envelope, or None.
     x_label, y_label: axis labels with units.
   """
-  figure, axes = _grid(1, 1, 8.6, 4.2)
+  figure, axes = _grid(1, 1, 11.2, 4.6)
   axis = axes[0]
   for curve, colour in zip(curves, _shades(len(curves)), strict=True):
     failed = bool(curve.get('failed'))
@@ -167,6 +188,7 @@ def training_curves(
   return figure
 
 
+@_styled
 def scale_losses(
   runs: Sequence[Mapping[str, Any]], scales: Sequence[str], y_label: str
 ) -> Figure:
@@ -177,7 +199,7 @@ def scale_losses(
     scales: names of the scales.
     y_label: axis label with unit.
   """
-  figure, axes = _grid(1, 2, 9.6, 3.9)
+  figure, axes = _grid(1, 2, 11.2, 4.2)
   left, right = axes
   index = np.arange(len(scales))
   for run, colour in zip(runs, _shades(len(runs)), strict=True):
@@ -200,6 +222,7 @@ def scale_losses(
   return figure
 
 
+@_styled
 def isoflop(
   budgets: Sequence[Mapping[str, Any]], x_label: str, y_label: str
 ) -> Figure:
@@ -210,11 +233,11 @@ def isoflop(
       `minimum` (x, y).
     x_label, y_label: axis labels with units.
   """
-  figure, axes = _grid(1, 1, 8.6, 4.2)
+  figure, axes = _grid(1, 1, 11.2, 4.6)
   axis = axes[0]
   for budget, colour in zip(budgets, _shades(len(budgets)), strict=True):
     axis.plot(
-      budget['x'], budget['y'], linestyle='', marker='o', markersize=4,
+      budget['x'], budget['y'], linewidth=0.9, marker='o', markersize=4,
       color=colour, label=_plain(budget['name']),
     )  # fmt: skip
     x, y = _columns(budget.get('curve') or {}, 'x', 'y')
@@ -229,6 +252,7 @@ def isoflop(
   return figure
 
 
+@_styled
 def surface(
   grid: Mapping[str, Any],
   runs: Sequence[Mapping[str, Any]],
@@ -244,7 +268,7 @@ def surface(
     ridge: `x`, `y` of the optimum.
     x_label, y_label: axis labels with units.
   """
-  figure, axes = _grid(1, 1, 6.6, 4.4)
+  figure, axes = _grid(1, 1, 5.6, 3.9)
   axis = axes[0]
   contours = axis.contour(
     grid['x'], grid['y'], grid['z'], levels=12, cmap='viridis', linewidths=1
@@ -269,6 +293,29 @@ def surface(
   return figure
 
 
+@_styled
+def forest(rows: Sequence[Mapping[str, Any]], x_label: str) -> Figure:
+  """One estimate a line with its interval, to compare methods.
+
+  Args:
+    rows: each with `name`, `value`, and `lo`, `hi` or None.
+    x_label: axis label.
+  """
+  figure, axes = _grid(1, 1, 5.6, 0.42 * len(rows) + 1.0)
+  axis = axes[0]
+  for i, row in enumerate(rows):
+    lo, hi = notation.ends(row)
+    if lo is not None and hi is not None:
+      axis.plot([lo, hi], [i, i], color=BLUE, linewidth=2, alpha=0.5)
+    axis.plot(row['value'], i, marker='o', color=BLUE, markersize=6)
+  axis.set_yticks(range(len(rows)), [_plain(r['name']) for r in rows])
+  axis.set_ylim(len(rows) - 0.4, -0.6)
+  axis.grid(visible=False, axis='y')
+  axis.set_xlabel(_plain(x_label))
+  return figure
+
+
+@_styled
 def lines(
   series: Sequence[Mapping[str, Any]],
   x_label: str,
@@ -308,6 +355,7 @@ def lines(
   return figure
 
 
+@_styled
 def bars(names: Sequence[str], values: Sequence[float], y_label: str) -> Figure:
   """One bar per name, for the tokenizer's quality per scale."""
   figure, axes = _grid(1, 1, 5.6, 2.9)
@@ -322,13 +370,12 @@ def bars(names: Sequence[str], values: Sequence[float], y_label: str) -> Figure:
   return figure
 
 
-def to_svg(figure: Figure, name: str, inline: bool = False) -> str:
-  """Renders to SVG text, the same bytes for the same data.
+def to_svg(figure: Figure, name: str) -> str:
+  """Renders to a standalone SVG file, the same bytes for the same data.
 
   Args:
     figure: what to draw.
-    name: makes ids unique, so that several drawings share one page.
-    inline: drop the XML prolog and take ink and grid from the page.
+    name: seeds the ids of the file.
   """
   import matplotlib
 
@@ -338,10 +385,20 @@ def to_svg(figure: Figure, name: str, inline: bool = False) -> str:
       buffer, format='svg', bbox_inches='tight', pad_inches=0.06,
       metadata={'Date': None, 'Creator': None},
     )  # fmt: skip
-  text = re.sub(r'<!--.*?-->', '', buffer.getvalue(), flags=re.DOTALL)
-  if not inline:
-    return text
-  text = text[text.index('<svg') :]
+  return re.sub(r'<!--.*?-->', '', buffer.getvalue(), flags=re.DOTALL)
+
+
+def inline(svg: str, name: str) -> str:
+  """A rendered SVG as an element of a page that may hold others.
+
+  Args:
+    svg: from `to_svg`.
+    name: prefix that makes its ids unique on the page.
+
+  Returns:
+    The element, with ink and grid in the page's own colours.
+  """
+  text = svg[svg.index('<svg') :]
   text = re.sub(r'<metadata>.*?</metadata>', '', text, flags=re.DOTALL)
   text = re.sub(r'\bid="', f'id="{name}-', text)
   text = text.replace('url(#', f'url(#{name}-')
@@ -353,14 +410,12 @@ def to_svg(figure: Figure, name: str, inline: bool = False) -> str:
 def _grid(
   rows: int, columns: int, width: float, height: float
 ) -> tuple[Figure, list[Axes]]:
-  import matplotlib
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure as NewFigure
 
-  with matplotlib.rc_context(_STYLE):
-    figure = NewFigure(figsize=(width, height), layout='constrained')
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False)
+  figure = NewFigure(figsize=(width, height), layout='constrained')
+  FigureCanvasAgg(figure)
+  axes = figure.subplots(rows, columns, squeeze=False)
   return figure, list(axes.flat)
 
 
@@ -419,7 +474,10 @@ def _tidy(axis: Axis, which: str, low: float, high: float) -> None:
     inside = [t for t in steps.tick_values(low, high) if low <= t <= high]
     axis.set_major_locator(ticker.FixedLocator(inside))
     axis.set_minor_locator(ticker.NullLocator())
-  axis.set_major_formatter(ticker.FuncFormatter(_tick))
+  compute = 'FLOP' in axis.get_label_text()
+  axis.set_major_formatter(
+    ticker.FuncFormatter(_power_tick if compute else _tick)
+  )
   axis.set_minor_formatter(ticker.NullFormatter())
   axis.axes.grid(visible=True, which='major')
 
@@ -427,24 +485,28 @@ def _tidy(axis: Axis, which: str, low: float, high: float) -> None:
 def _tick(value: float, _: Any = None) -> str:
   if value <= 0:
     return ''
-  if value >= 1e13 or value < 1e-3:
-    mantissa, exponent = f'{value:.2e}'.split('e')
-    head = f'{float(mantissa):g}'
-    power = f'10^{{{int(exponent)}}}'
-    return f'${power}$' if head == '1' else f'${head}\\times{power}$'
-  if value >= 1e3:
-    for limit, suffix in ((1e12, 'T'), (1e9, 'B'), (1e6, 'M'), (1e3, 'k')):
-      if value >= limit * 0.9999:
-        return f'{value / limit:.4g}{suffix}'
-  return f'{value:.4g}'
+  for limit, suffix in ((1e12, 'T'), (1e9, 'B'), (1e6, 'M'), (1e3, 'k')):
+    if limit * 0.9999 <= value < 1e15:
+      return f'{value / limit:.4g}{suffix}'
+  return f'{value:.4g}' if 1e-3 <= value < 1e15 else _power_tick(value)
+
+
+def _power_tick(value: float, _: Any = None) -> str:
+  if value <= 0:
+    return ''
+  mantissa, exponent = f'{value:.2e}'.split('e')
+  head = f'{float(mantissa):g}'
+  power = f'10^{{{int(exponent)}}}'
+  return f'${power}$' if head == '1' else f'${head}{{\\times}}{power}$'
 
 
 def _shades(size: int) -> list[Any]:
-  """Colours of ordered things, small to large; the palest are left out."""
+  """Colours of ordered things; both ends are left out, so that the marks
+  stand out from a white page and from a black one."""
   import matplotlib
 
   colours = matplotlib.colormaps['viridis']
-  return [colours(v) for v in np.linspace(0.0, 0.85, max(size, 1))][:size]
+  return [colours(v) for v in np.linspace(0.22, 0.88, max(size, 1))][:size]
 
 
 def _side_legend(axis: Axes, title: str | None = None) -> None:
