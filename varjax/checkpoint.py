@@ -147,14 +147,9 @@ class Checkpoints:
     steps = sorted(self._manager.all_steps(), reverse=True)
     failed: dict[int, str] = {}
     for step in steps:
-      try:
-        restored = self._read(step, abstract)
-      except errors.CheckpointError:
-        raise
-      # Damage shows itself as many types: OSError, ValueError, KeyError,
-      # json and tensorstore errors.
-      except Exception as error:
-        failed[step] = _sentence(error)
+      restored, reason = self._try(step, abstract)
+      if restored is None:
+        failed[step] = reason
         continue
       for bad, reason in failed.items():
         print(
@@ -171,7 +166,26 @@ class Checkpoints:
       )
     return None
 
-  def _read(self, step: int, abstract: PyTree) -> Restored:
+  def _try(self, step: int, abstract: PyTree) -> tuple[Restored | None, str]:
+    """The step, or why it cannot be read; all processes agree."""
+    restored, header, reason = None, {}, 'unreadable on another process'
+    try:
+      restored, header = self._read(step, abstract)
+    except errors.CheckpointError:
+      raise
+    # Damage shows itself as many types: OSError, ValueError, KeyError, json
+    # and tensorstore errors.
+    except Exception as error:
+      reason = _sentence(error)
+    if not _all_processes(restored is not None) or restored is None:
+      return None, reason
+    # Sums over all processes, so only once every one of them has its part.
+    damaged = _damaged(restored.state, header)
+    if damaged:
+      return None, f'the content of {damaged} does not match its checksum'
+    return restored, ''
+
+  def _read(self, step: int, abstract: PyTree) -> tuple[Restored, Any]:
     header = self._manager.restore(
       step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
     )['meta']
@@ -196,9 +210,8 @@ class Checkpoints:
         )
       ),
     )['state']
-    _verify(state, header)
     data_state = states[jax.process_index()]
-    return Restored(step, state, data_state, header['meta'])
+    return Restored(step, state, data_state, header['meta']), header
 
   def _set_aside(self, steps: list[int]) -> None:
     if not steps:
@@ -273,7 +286,11 @@ def load_params(
         ),
       ),
     )
-    _verify(found['state'], found['meta'])
+    damaged = _damaged(found['state'], found['meta'])
+    if damaged:
+      raise errors.CheckpointError(
+        f'{path}: the content of {damaged} does not match its checksum'
+      )
     return found['state']
   except errors.CheckpointError:
     raise
@@ -296,11 +313,19 @@ def _open(folder: pathlib.Path, **options: Any) -> ocp.CheckpointManager:
   )
 
 
-def _verify(tree: PyTree, header: Mapping[str, Any]) -> None:
-  """Raises ValueError when a leaf is not what was saved."""
+def _damaged(tree: PyTree, header: Mapping[str, Any]) -> str:
+  """The first leaf that is not what was saved, or ''."""
+  saved = header['fingerprints']
   for name, value in checksum.fingerprints(tree).items():
-    if header['fingerprints'].get(name) != value:
-      raise ValueError(f'the content of {name} does not match its checksum')
+    if saved.get(name) != value:
+      return name
+  return ''
+
+
+def _all_processes(ok: bool) -> bool:
+  if jax.process_count() == 1:
+    return ok
+  return bool(multihost_utils.process_allgather(np.array(ok)).all())
 
 
 def _gather(text: str) -> list[str]:

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import einops
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 import optax
 
 from varjax import errors, schedule
@@ -141,8 +140,8 @@ def decay_mask(params: PyTree) -> PyTree:
   )
 
 
-def global_norm(tree: PyTree) -> Float[Array, '']:
-  """Euclidean norm of all leaves together, in float32."""
+def global_norm(tree: PyTree) -> jax.Array:
+  """Euclidean norm of all leaves together, a float32 scalar."""
   squares = [
     jnp.sum(jnp.square(leaf.astype(jnp.float32)))
     for leaf in jax.tree.leaves(tree)
@@ -219,7 +218,7 @@ def accumulated_value_and_grad(
     (state, grads), (losses, metrics) = jax.lax.scan(part, (state, zeros), xs)
     metrics = jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics)
     grads = jax.tree.map(lambda g, p: g.astype(p.dtype), mean(grads), params)
-    return (jnp.mean(losses), LossOutput(metrics, state)), grads
+    return (jnp.mean(losses), LossOutput(metrics=metrics, state=state)), grads
 
   return accumulated
 
