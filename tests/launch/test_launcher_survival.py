@@ -131,13 +131,25 @@ def test_a_second_signal_kills_trials_that_do_not_stop(
   [pid] = tmp_path.glob('trials/*/pid')
   _wait(lambda: pid.read_text(), launcher)
   time.sleep(0.3)  # the trial installs its handler just after
-  launcher.send_signal(signal.SIGINT)
+  launcher.send_signal(signal.SIGTERM)
   time.sleep(0.3)
   assert launcher.poll() is None
-  launcher.send_signal(signal.SIGINT)
+  launcher.send_signal(signal.SIGTERM)
   out = launcher.communicate(timeout=_PATIENCE_S)[0]
-  assert launcher.returncode == 128 + signal.SIGINT, out
+  assert launcher.returncode == 128 + signal.SIGTERM, out
   assert not _is_alive(pid)
+
+
+def test_nohup_is_respected(bench, tmp_path):
+  before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+  try:
+    launcher = bench.start(bench.named('one'), tmp_path)
+  finally:
+    signal.signal(signal.SIGHUP, before)
+  _wait(lambda: any(tmp_path.glob('trials/*/progress.json')), launcher)
+  launcher.send_signal(signal.SIGHUP)
+  out = launcher.communicate(timeout=_PATIENCE_S)[0]
+  assert launcher.returncode == 0, out
 
 
 def test_two_launchers_on_one_directory_refuse(

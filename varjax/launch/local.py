@@ -238,7 +238,12 @@ def _signals() -> Iterator[_Stop]:
     stop.count += 1
 
   numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-  before = {number: signal.signal(number, note) for number in numbers}
+  before = {
+    number: signal.signal(number, note)
+    for number in numbers
+    # Under nohup a hang-up is ignored, and must stay so.
+    if signal.getsignal(number) is not signal.SIG_IGN
+  }
   try:
     yield stop
   finally:

@@ -16,7 +16,7 @@ from varjax import config, errors, sweep
 from varjax import spec as specs
 from varjax.launch import base
 
-TRAINER = (sys.executable, '-m', 'varjax', 'train', '--quiet')
+TRAINER = (sys.executable, '-m', 'varjax', 'train')
 
 ResolveRunId = Callable[[specs.RunSpec], str]
 
