@@ -25,6 +25,7 @@ from varjax.data.elements import (
   TrainCodes,
   TrainImages,
 )
+from varjax.data.resized import ResizedSource
 from varjax.data.sources import Source
 from varjax.spec import DataSpec
 
@@ -150,7 +151,7 @@ def train_batches(
   """
   plan = _plan(source, batch_size, seed, shuffle, process_index, process_count)
   if not isinstance(source, CodeSource):
-    _required(data_spec)
+    source = ResizedSource(source, _required(data_spec))
   batches = TrainBatches(source, data_spec, plan, prefetch)
   if isinstance(start, str):
     batches.set_state(start)
@@ -208,7 +209,7 @@ def eval_batches(
   """
   plan = _plan(source, batch_size, 0, False, process_index, process_count)
   if not isinstance(source, CodeSource):
-    _required(data_spec)
+    source = ResizedSource(source, _required(data_spec))
   return EvalBatches(source, data_spec, plan, prefetch)
 
 
