@@ -151,12 +151,7 @@ class Checkpoints:
       if restored is None:
         failed[step] = reason
         continue
-      for bad, reason in failed.items():
-        print(
-          f'checkpoint {self._path(bad)} cannot be read ({reason}); '
-          f'continuing from step {step}'
-        )
-      self._set_aside(list(failed))
+      self._set_aside(failed, step)
       return restored
     if failed:
       newest = steps[0]
@@ -213,12 +208,16 @@ class Checkpoints:
     data_state = states[jax.process_index()]
     return Restored(step, state, data_state, header['meta']), header
 
-  def _set_aside(self, steps: list[int]) -> None:
-    if not steps:
+  def _set_aside(self, failed: Mapping[int, str], step: int) -> None:
+    if not failed:
       return
     if jax.process_index() == 0:
-      for step in steps:
-        _move_aside(self._path(step), self._workdir / CORRUPT_FOLDER)
+      for bad, reason in failed.items():
+        print(
+          f'checkpoint {self._path(bad)} cannot be read ({reason}); '
+          f'continuing from step {step}'
+        )
+        _move_aside(self._path(bad), self._workdir / CORRUPT_FOLDER)
     if jax.process_count() > 1:
       multihost_utils.sync_global_devices('varjax_corrupt_checkpoints')
     self._manager.reload()

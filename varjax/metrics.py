@@ -119,7 +119,8 @@ def tensorboard_available() -> bool:
   Looked up, not tried: a failed import of clu.metric_writers leaves
   half-loaded modules behind.
   """
-  return all(importlib.util.find_spec(m) for m in ('clu', 'tensorflow'))
+  needed = ('clu', 'tensorflow', 'tensorboard')
+  return all(importlib.util.find_spec(module) for module in needed)
 
 
 def parameter_overview(params: PyTree) -> str:

@@ -218,7 +218,8 @@ def accumulated_value_and_grad(
     (state, grads), (losses, metrics) = jax.lax.scan(part, (state, zeros), xs)
     metrics = jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics)
     grads = jax.tree.map(lambda g, p: g.astype(p.dtype), mean(grads), params)
-    return (jnp.mean(losses), LossOutput(metrics=metrics, state=state)), grads
+    out = LossOutput(metrics, state)  # pyright: ignore[reportCallIssue]
+    return (jnp.mean(losses), out), grads
 
   return accumulated
 
