@@ -15,8 +15,8 @@ _MIN_MSE = 1e-11
 
 
 def mse(
-  images: Float[Array, '*B H W 3'], reconstructions: Float[Array, '*B H W 3']
-) -> Float[Array, '*B']:
+  images: Float[Array, '... H W 3'], reconstructions: Float[Array, '... H W 3']
+) -> Float[Array, '...']:
   """Mean squared error of each image, over pixels and channels.
 
   Args:
@@ -27,8 +27,8 @@ def mse(
 
 
 def psnr(
-  images: Float[Array, '*B H W 3'], reconstructions: Float[Array, '*B H W 3']
-) -> Float[Array, '*B']:
+  images: Float[Array, '... H W 3'], reconstructions: Float[Array, '... H W 3']
+) -> Float[Array, '...']:
   """Peak signal-to-noise ratio of each image in dB, data range 2.
 
   Averages over a set are means of these values, not the PSNR of a mean
@@ -41,6 +41,6 @@ def psnr(
   return psnr_of(mse(images, reconstructions))
 
 
-def psnr_of(error: Float[Array, '*B']) -> Float[Array, '*B']:
+def psnr_of(error: Float[Array, '...']) -> Float[Array, '...']:
   """PSNR in dB of a mean squared error, data range 2."""
   return 10 * jnp.log10(_DATA_RANGE**2 / jnp.maximum(error, _MIN_MSE))

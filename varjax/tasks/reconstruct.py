@@ -8,7 +8,7 @@ codes; `batch['image']` is uint8.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 import dataclasses
 import functools
 from typing import Any
@@ -35,8 +35,8 @@ class ReconstructTask:
 
   Attributes:
     run: reads `tokenizer`, `reconstruct` and `data.resolution`.
-    extra_losses: named terms added to the loss, such as a perceptual or an
-      adversarial one.
+    extra_losses: (name, term) pairs added to the loss, such as a perceptual
+      or an adversarial one.
     dtype: of the network's arithmetic.
   """
 
@@ -89,7 +89,7 @@ class ReconstructTask:
       'l2': weights.l2 * jnp.mean(jnp.square(error)),
       'vq': weights.quantize * quantized.loss,
     }
-    for name, term in self.extra_losses.items():
+    for name, term in self.extra_losses:
       terms[name] = term(images, output, rngs.stream(rng, name))
     loss = sum(terms.values(), start=jnp.float32(0))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from varjax.types import Codes, CodeSpec
 
@@ -48,7 +48,7 @@ def start(code_spec: CodeSpec, revive: bool = False) -> UsageState:
 
 
 def count_codes(
-  codes: Codes, code_spec: CodeSpec, valid: Float[Array, 'B'] | None = None
+  codes: Codes, code_spec: CodeSpec, valid: Float[Array, ' B'] | None = None
 ) -> Float[Array, 'K V']:
   """Picks of each code at each scale, over the images of a batch.
 
@@ -104,7 +104,7 @@ def update(
 
 def usage_share(
   state: UsageState, code_spec: CodeSpec, batch: int
-) -> Float[Array, 'K']:
+) -> Float[Array, ' K']:
   """Share of the codebook in use at each scale, in [0, 1].
 
   A code is in use when its running count is at least 8% of what a uniform
@@ -155,8 +155,8 @@ def sample_candidates(
   return searched[image, position]
 
 
-def dead_codes(state: UsageState, below: float) -> Array:
-  """bool [V]: codes whose share of recent picks, times V, is below `below`."""
+def dead_codes(state: UsageState, below: float) -> Bool[Array, ' V']:
+  """Codes whose share of recent picks, times V, is below `below`."""
   picks = jnp.sum(state.ema, 0)
   fair = jnp.maximum(jnp.mean(picks), 1e-12)
   return picks / fair < below
