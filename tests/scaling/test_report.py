@@ -124,6 +124,9 @@ def test_every_figure_has_its_data(sweep_dir, page):
     svg = (sweep_dir / 'figures' / f'{exhibit.name}.svg').read_text()
     assert svg.startswith('<?xml')
   law = pd.read_csv(sweep_dir / 'figures' / 'law_1_l_mean_n_with_floor.csv')
+  assert set(law['fit']) == {
+    'L_mean(N) with floor', 'L_mean(N) without floor',
+  }  # fmt: skip
   held = law[law['series'] == 'holdout']
   assert held['y'].iloc[0] == pytest.approx(held['predicted'].iloc[0], rel=0.01)
 

@@ -47,13 +47,15 @@ class Exhibit:
 
 def build(sweep: sweepdir.SweepDir) -> list[Exhibit]:
   """All figures that the data supports, in the order of the page."""
-  fits = [_with_sem(f, sweep.runs) for f in fits_of(sweep.fit)]
+  every = fits_of(sweep.fit)
+  fits = [_with_sem(f, sweep.runs) for f in every if _scale_of(f) is None]
   makers: list[Callable[[], Exhibit | None]] = [
-    *(lambda f=f, i=i: _law(f, i) for i, f in enumerate(fits)),
+    *(lambda g=g, i=i: _law(g, i) for i, g in enumerate(_groups(fits))),
     *(lambda f=f, i=i: _surface(f, i) for i, f in enumerate(fits)),
+    lambda: _scale_exponents(every),
     lambda: _agreement(sweep.fit or {}),
     lambda: _isoflop(sweep.fit or {}),
-    lambda: _residuals(fits),
+    lambda: _residuals(_groups(fits)),
     lambda: _training_curves(sweep),
     lambda: _scale_losses(sweep),
     lambda: _tokenizer(sweep),
@@ -170,7 +172,7 @@ def _with_sem(fit: dict[str, Any], runs: pd.DataFrame) -> dict[str, Any]:
   """Adds each run's evaluation error to the points of a mean-loss fit."""
   y = fit.get('y')
   name = y.get('name') if isinstance(y, Mapping) else y
-  if name not in (LOSS, 'loss'):
+  if name not in (LOSS, 'L_mean'):
     return fit
   sems = runs.set_index('run_id')['val_loss_sem'].dropna().to_dict()
   return {
@@ -185,47 +187,76 @@ def _with_sem(fit: dict[str, Any], runs: pd.DataFrame) -> dict[str, Any]:
   }
 
 
-def _law(fit: dict[str, Any], index: int) -> Exhibit | None:
-  usable = [
-    p for p in fit.get('points') or []
+def _groups(fits: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+  """Fits of the same quantity against the same input, to be drawn as one."""
+  groups: dict[Any, list[dict[str, Any]]] = {}
+  for fit in fits:
+    inputs = ','.join(sorted(fit.get('inputs') or {}))
+    key = (*axis_labels(fit), inputs, fit.get('x') is None)
+    groups.setdefault(key, []).append(fit)
+  return list(groups.values())
+
+
+def _law(group: list[dict[str, Any]], index: int) -> Exhibit | None:
+  first = group[0]
+  points = [
+    p for p in first.get('points') or []
     if notation.is_number(p.get('x')) and notation.is_number(p.get('y'))
     and p['x'] > 0 and p['y'] > 0
   ]  # fmt: skip
-  if not usable or not isinstance(fit.get('x'), Mapping | str):
+  if not points or not isinstance(first.get('x'), Mapping | str):
     return None
-  rows = [
-    {'series': 'point', **_ids(p), 'used': p.get('used', True),
-     'why': p.get('why'), 'x': p['x'], 'y': p['y'], 'sem': p.get('sem'),
-     'predicted': p.get('predicted')}
-    for p in usable if p.get('why') != 'holdout'
-  ]  # fmt: skip
-  rows += [
-    {'series': 'holdout', **_ids(h), 'used': False, 'why': 'holdout',
-     'x': h.get('x'), 'y': h.get('measured'), 'sem': h.get('sem'),
-     'predicted': h.get('predicted'), 'lo': h.get('lo'), 'hi': h.get('hi')}
-    for h in fit.get('holdout') or []
-  ]  # fmt: skip
-  curve = fit.get('curve') or {}
-  for i, x in enumerate(curve.get('x') or []):
-    ends = {k: _at(curve, k, i) for k in ('y', 'lo', 'hi')}
-    rows.append({'series': 'curve', 'x': x, **ends})
-  used = sum(bool(p.get('used', True)) for p in usable)
-  held = len(fit.get('holdout') or [])
-  caption = f'{used} runs fitted'
-  if held:
-    caption += (
-      f'; {held} held out of the fit: squares are predictions with their '
-      'interval, diamonds what was measured'
-    )
+  rows = []
+  for fit in group:
+    name = title_of(fit)
+    for p in fit.get('points') or []:
+      if p.get('why') != 'holdout':
+        rows.append(
+          {'fit': name, 'series': 'point', **_ids(p),
+           **{k: p.get(k) for k in
+              ('used', 'why', 'x', 'y', 'sem', 'predicted')}}
+        )  # fmt: skip
+    for h in fit.get('holdout') or []:
+      rows.append(
+        {'fit': name, 'series': 'holdout', **_ids(h), 'y': h.get('measured'),
+         **{k: h.get(k) for k in ('x', 'sem', 'predicted', 'lo', 'hi')}}
+      )  # fmt: skip
+    curve = fit.get('curve') or {}
+    for i, x in enumerate(curve.get('x') or []):
+      ends = {k: _at(curve, k, i) for k in ('y', 'lo', 'hi')}
+      rows.append({'fit': name, 'series': 'curve', 'x': x, **ends})
+  used = sum(bool(p.get('used', True)) for p in points)
+  held = len(first.get('holdout') or [])
   return Exhibit(
-    _stem('law', fit, index),
+    _stem('law', first, index),
     'laws',
-    title_of(fit),
-    f'{caption}. The band is the 95 % interval of the fitted law; bars on '
-    'points, where drawn, are one standard error over evaluation images.',
+    _common(list(map(title_of, group))),
+    f'{used} points fitted, {held} held out.',
     pd.DataFrame(rows),
-    plots.power_law({**fit, 'points': usable}, *axis_labels(fit)),
+    plots.power_law(
+      [{**f, 'label': _rest(title_of(f), group)} for f in group],
+      *axis_labels(first),
+    ),
   )
+
+
+def _common(names: list[str]) -> str:
+  """The words that several names share at the start."""
+  if len(names) == 1:
+    return names[0]
+  split = [n.split(' ') for n in names]
+  shared = []
+  for words in zip(*split, strict=False):
+    if len(set(words)) > 1:
+      break
+    shared.append(words[0])
+  return ' '.join(w for w in shared if w not in ('with', 'without')) or names[0]
+
+
+def _rest(name: str, group: list[dict[str, Any]]) -> str:
+  if len(group) == 1:
+    return 'fit'
+  return name.removeprefix(_common(list(map(title_of, group)))).strip() or name
 
 
 def _surface(fit: dict[str, Any], index: int) -> Exhibit | None:
@@ -321,7 +352,7 @@ def _agreement(fit: Mapping[str, Any]) -> Exhibit | None:
     for r in fit.get('agreement') or []
     if notation.is_number(r.get('a'))
   ]  # fmt: skip
-  if not rows:
+  if len(rows) < 2:
     return None
   spread = notation.number(fit.get('agreement_spread'), 2)
   return Exhibit(
@@ -335,24 +366,68 @@ def _agreement(fit: Mapping[str, Any]) -> Exhibit | None:
   )
 
 
-def _residuals(fits: list[dict[str, Any]]) -> Exhibit | None:
+def _scale_of(fit: Mapping[str, Any]) -> int | None:
+  """Number of the scale that a fit is about, None for all others."""
+  y = fit.get('y')
+  name = y.get('name') if isinstance(y, Mapping) else y
+  found = re.fullmatch(r'L_scale_(\d+)', str(name))
+  return int(found.group(1)) if found else None
+
+
+def _scale_exponents(fits: list[dict[str, Any]]) -> Exhibit | None:
+  """One figure for the fits of all scales, instead of one each."""
+  rows = [
+    {
+      'name': f'scale {_scale_of(f)}',
+      'value': f['params']['alpha'],
+      **dict(
+        zip(
+          ('lo', 'hi'),
+          notation.ends((f.get('intervals') or {}).get('alpha')),
+          strict=True,
+        )
+      ),
+    }
+    for f in fits
+    if _scale_of(f) is not None
+    and notation.is_number((f.get('params') or {}).get('alpha'))
+  ]
+  if not rows:
+    return None
+  return Exhibit(
+    'scale_exponents',
+    'laws',
+    'Exponent per scale',
+    'Exponent α of L(N) without a floor for the codes of each scale, with '
+    '95 % intervals. Coarse scales carry few codes; their loss may not '
+    'fall with size at all.',
+    pd.DataFrame(rows),
+    plots.forest(rows, 'exponent α'),
+  )
+
+
+def _residuals(groups: list[list[dict[str, Any]]]) -> Exhibit | None:
   panels, tables = [], []
-  for fit in fits:
-    rows = residual_rows(fit)
+  for group in groups:
+    rows = residual_rows(group[0])
     if rows:
-      title = title_of(fit)
-      x_label, _ = axis_labels(fit)
+      x_label, _ = axis_labels(group[0])
+      title = title_of(group[0])
       panels.append({'title': title, 'x_label': x_label, 'rows': rows})
-      tables.append(pd.DataFrame(rows).assign(fit=title))
+    tables += [
+      pd.DataFrame(residual_rows(f)).assign(fit=title_of(f)) for f in group
+    ]
   if not panels:
     return None
+  data = pd.concat([t for t in tables if len(t)], ignore_index=True)
   return Exhibit(
     'residuals',
     'laws',
     'Residuals',
     'Measured over predicted, minus one. A trend along the axis means that '
-    'the form is wrong, whatever its intervals say.',
-    pd.concat(tables, ignore_index=True),
+    'the form is wrong, whatever its intervals say. The file has those of '
+    'all fits.',
+    data,
     plots.residuals(panels),
     wide=len(panels) > 1,
   )

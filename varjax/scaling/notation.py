@@ -36,6 +36,10 @@ _LABELS = {
   'val_loss_nats_per_token': 'validation loss (nats/token)',
   'val_loss_last_nats_per_token': 'validation loss, last scale (nats/token)',
   'val_loss_uncond_nats_per_token': 'unconditional loss (nats/token)',
+  'l_mean': 'validation loss, mean (nats/token)',
+  'l_last': 'validation loss, last scale (nats/token)',
+  'err_mean': 'token error rate, mean',
+  'err_last': 'token error rate, last scale',
   'val_err': 'token error rate',
   'val_err_last': 'token error rate, last scale',
 }
@@ -52,7 +56,7 @@ def label(
 
   Args:
     axis: a column name, or an axis.
-    convention: what it counts, put in brackets.
+    convention: what it counts, `key: words`; the key is put in brackets.
   """
   name, unit = axis, None
   if isinstance(axis, Mapping):
@@ -62,7 +66,8 @@ def label(
   if text is None:
     text = name.replace('_', ' ') or 'value'
     text += f' ({unit})' if unit else ''
-  return f'{text} [{convention}]' if convention else text
+  key = str(convention or '').partition(':')[0]
+  return f'{text} [{key}]' if key and len(key) < 20 else text
 
 
 def symbol(parameter: str) -> str:
@@ -109,6 +114,8 @@ def count(value: Any, digits: int = 3) -> str:
   if not is_number(value):
     return MISSING
   value = float(value)
+  if abs(value) >= 1e15:
+    return scientific(value)
   for limit, suffix in ((1e12, 'T'), (1e9, 'B'), (1e6, 'M'), (1e3, 'k')):
     if abs(value) >= limit * 0.9995:
       scaled = value / limit

@@ -73,50 +73,61 @@ def _styled(draw: _Draw) -> _Draw:
 
 
 @_styled
-def power_law(fit: Mapping[str, Any], x_label: str, y_label: str) -> Figure:
-  """One fitted law on log-log axes, held-out rungs beside predictions.
+def power_law(
+  fits: Sequence[Mapping[str, Any]], x_label: str, y_label: str
+) -> Figure:
+  """Fits of the same points on log-log axes, predictions beside held-out runs.
 
   Args:
-    fit: `points` (x, y, sem, used, why), `holdout` (x, measured, predicted, lo,
-      hi) and `curve` (x, y, lo, hi) as in fit.json.
+    fits: each with `label`, `points` (x, y, sem, used, why), `holdout` (x,
+      measured, predicted, lo, hi) and `curve` (x, y, lo, hi) as in
+      fit.json. The points of the first are drawn.
     x_label, y_label: axis labels with units.
   """
   figure, axes = _grid(1, 1, 5.6, 3.9)
   axis = axes[0]
-  curve = fit.get('curve') or {}
-  x, y = _columns(curve, 'x', 'y')
-  if len(x):
-    bounds = _columns(curve, 'x', 'lo', 'hi')
-    if len(bounds[0]):
-      axis.fill_between(
-        *bounds, color=BLUE, alpha=0.16, linewidth=0, label='interval'
-      )
-    axis.plot(x, y, color=BLUE, label='fit')
-  points = fit.get('points') or []
+  for i, fit in enumerate(fits):
+    colour = (BLUE, GREEN, PURPLE, GREY)[i % 4]
+    curve = fit.get('curve') or {}
+    ends = _columns(curve, 'x', 'lo', 'hi')
+    if len(ends[0]):
+      axis.fill_between(*ends, color=colour, alpha=0.15, linewidth=0)
+    x, y = _columns(curve, 'x', 'y')
+    if len(x):
+      axis.plot(
+        x, y, color=colour, linestyle=('-', '--', '-.', ':')[i % 4],
+        label=_plain(fit.get('label') or 'fit'),
+      )  # fmt: skip
+    _predictions(axis, fit.get('holdout') or [], colour, i, len(fits))
+  points = fits[0].get('points') or []
   used = [p for p in points if p.get('used', True)]
-  _errorbars(axis, used, 'y', BLUE, 'o', 'fitted runs')
   others = [p for p in points if p not in used and p.get('why') != 'holdout']
+  _errorbars(axis, used, 'y', INK, 'o', 'fitted')
   _errorbars(axis, others, 'y', GREY, 'x', 'left out of the fit')
-  holdout = fit.get('holdout') or []
-  predicted = [h for h in holdout if notation.is_number(h.get('predicted'))]
-  if predicted:
-    center = np.array([h['predicted'] for h in predicted], float)
-    ends = [notation.ends(h) for h in predicted]
-    low = np.array([c if e[0] is None else e[0]
-                    for c, e in zip(center, ends, strict=True)])  # fmt: skip
-    high = np.array([c if e[1] is None else e[1]
-                     for c, e in zip(center, ends, strict=True)])  # fmt: skip
-    axis.errorbar(
-      [h['x'] for h in predicted],
-      center,
-      yerr=np.abs(np.stack([center - low, high - center])),
-      fmt='s', color=ORANGE, markerfacecolor='none', markersize=7,
-      capsize=3, linewidth=1.2, label='held out, predicted', zorder=4,
-    )  # fmt: skip
-  _errorbars(axis, holdout, 'measured', ORANGE, 'D', 'held out, measured')
+  held = fits[0].get('holdout') or []
+  _errorbars(axis, held, 'measured', ORANGE, 'D', 'held out, measured')
   _log_axes(axis, x_label, y_label)
   axis.legend(loc='best')
   return figure
+
+
+def _predictions(
+  axis: Axes, rows: Sequence[Mapping[str, Any]], colour: str, i: int,
+  count: int,
+) -> None:  # fmt: skip
+  """Predicted values with their intervals, side by side for several fits."""
+  for j, row in enumerate(rows):
+    if not notation.is_number(row.get('predicted')) or not row.get('x'):
+      continue
+    at = row['x'] * 1.07 ** (i - (count - 1) / 2) if count > 1 else row['x']
+    lo, hi = notation.ends(row)
+    if lo is not None and hi is not None:
+      axis.plot([at, at], [lo, hi], color=colour, linewidth=1.4, zorder=3)
+    axis.plot(
+      at, row['predicted'], marker='s', markersize=7, color=colour,
+      markerfacecolor='none', linestyle='', zorder=4,
+      label='predicted' if i == j == 0 else None,
+    )  # fmt: skip
 
 
 @_styled

@@ -47,10 +47,18 @@ def context(sweep: sweepdir.SweepDir) -> dict[str, Any]:
     'fits': [fit_row(f) for f in fits],
     'holdout': [row for f in fits for row in holdout_rows(f)],
     'backtests': [
-      {**row, 'kind': (f.get('backtest') or {}).get('kind')}
+      {'fit': figures.title_of(f), **f['backtest']}
       for f in fits
-      for row in holdout_rows(f, (f.get('backtest') or {}).get('rows'))
+      if f.get('backtest')
     ],
+    'backtest_rows': next(
+      (
+        holdout_rows(f, f['backtest'].get('rows') or [])
+        for f in fits[:1]
+        if f.get('backtest')
+      ),
+      [],
+    ),
     'models': run_rows(models),
     'tokenizers': run_rows(sweep.tokenizers),
     'failed': [r for r in run_rows(sweep.runs) if r['status'] != 'complete'],
