@@ -38,7 +38,7 @@ class Optimum:
 def minimise(
   problem: Problem,
   starts: np.ndarray,
-  max_steps: int = 300,
+  max_steps: int | None = None,
   chunk: int = 256,
 ) -> Optimum:
   """Runs every start to its local minimum.
@@ -46,12 +46,16 @@ def minimise(
   Args:
     problem: its batch is 1 (shared) or b.
     starts: [b, p].
-    max_steps: steps before a problem is given up as not converged.
+    max_steps: after which a problem that still improves by more than 1e-4
+      in 50 steps counts as not converged; by default 300, or 1000 for small
+      tables, whose floors lie in long flat valleys.
     chunk: problems optimised together; bounds the memory.
 
   Returns:
     The optima, in the order of the starts.
   """
+  if max_steps is None:
+    max_steps = 1000 if problem.y.shape[1] <= 64 else 300
   parts = []
   for first in range(0, len(starts), chunk):
     rows = np.arange(first, min(first + chunk, len(starts)))
@@ -75,7 +79,10 @@ def _minimise(problem: Problem, starts: np.ndarray, max_steps: int) -> Optimum:
   idle = np.zeros(count, int)
   steps = np.zeros(count, int)
   active = np.isfinite(value)
-  for _ in range(max_steps):
+  earlier = value.copy()
+  for step_number in range(max_steps):
+    if step_number == max_steps - 50:
+      earlier = value.copy()
     rows = np.flatnonzero(active)
     if not len(rows):
       break
@@ -98,7 +105,8 @@ def _minimise(problem: Problem, starts: np.ndarray, max_steps: int) -> Optimum:
     majorise[rows] = np.where(slow, ~majorise[rows], majorise[rows])
     idle[rows] = np.where(gain < 1e-12, idle[rows] + 1, 0)
     active[rows] = idle[rows] < 14
-  return Optimum(theta, value, steps, value < first, ~active)
+  settled = earlier - value <= 1e-4 * np.abs(value)
+  return Optimum(theta, value, steps, value < first, ~active | settled)
 
 
 def _step(

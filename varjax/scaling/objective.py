@@ -124,9 +124,7 @@ class Problem:
       bend = bend * yhat * yhat + np.where(majorise[:, None], 0, slope * yhat)
       slope = slope * yhat
     gradient = np.einsum('bn,bnp->bp', slope, jacobian)
-    hessian = np.matmul(
-      np.swapaxes(jacobian, 1, 2), jacobian * bend[..., None]
-    )
+    hessian = np.matmul(np.swapaxes(jacobian, 1, 2), jacobian * bend[..., None])
     exact = np.where(majorise[:, None], 0.0, slope)
     if exact.any():
       curvature = self.bound.curvature(theta, exact)

@@ -1,0 +1,280 @@
+"""From a table of runs to the whole result: fits, holdout, agreement.
+
+Records give the analysis of the VAR paper and more: L and Err, mean and
+last scale, against N, with and without a floor, the frontier L(C), and the
+surface L(N, D) where D varies. Runs with the role `holdout` (or else the
+largest size) are predicted, never fitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from varjax import errors
+from varjax.scaling import (
+  agreement,
+  checklist,
+  frontier,
+  identify,
+  result,
+  table,
+)
+from varjax.scaling.options import FORMS, Options, form_of
+from varjax.scaling.study import Quantity, Study, study
+
+ONE_D = ('power', 'power_floor', 'power_pinned', 'bnsl')
+
+
+class Collector:
+  """Fits that worked, and refusals of those that did not."""
+
+  def __init__(self):
+    self.studies: list[Study] = []
+    self.refused: list[dict[str, Any]] = []
+    self.first: identify.Refusal | None = None
+
+  def attempt(self, name: str, make: Callable[[], Study]) -> Study | None:
+    """Keeps the study, or its refusal."""
+    try:
+      found = make()
+    except identify.Refusal as refusal:
+      self.first = self.first or refusal
+      self.refused.append({'name': name, **refusal.as_dict(forced=False)})
+      return None
+    self.studies.append(found)
+    return found
+
+
+def analyse_records(
+  records: pd.DataFrame,
+  curves: pd.DataFrame | None = None,
+  *,
+  options: Options | None = None,
+) -> dict[str, Any]:
+  """Everything that a sweep's records support.
+
+  Args:
+    records: one row per run (varjax.records.load).
+    curves: one row per evaluation (varjax.records.load_curves), or None.
+    options: see Options; `form` and `metric` choose the primary fit, which
+      is otherwise L_mean(N) with a floor, or without where the runs are too
+      few for a floor.
+
+  Returns:
+    The result of docs/fit_schema.md.
+
+  Raises:
+    FitRefused: the primary fit cannot be supported.
+    ConfigError: an unknown column, form or convention.
+  """
+  options = options or Options()
+  if options.hold_out is None:
+    options = dataclasses.replace(options, hold_out=1)
+  gate = identify.Gate(options.force)
+  records = table.select(records, options.filters)
+  identify.check_loss_name(_column(options.metric), gate)
+  main = _frame(records, options.metric, options)
+  identify.check_unmixed(main, gate)
+  if len(main) < 4:
+    raise identify.TooFewPoints(
+      f'{len(main)} finished runs have {_column(options.metric)}: the '
+      'largest is held out, and a power law needs 3 more',
+      'train more sizes, or wait for the sweep to finish',
+    )
+  found = Collector()
+  _ladder(found, records, options.metric, options)
+  if not found.studies:
+    raise found.first or identify.TooFewPoints('no run', 'train some')
+  for metric in table.METRICS:
+    if metric != options.metric:
+      _ladder(found, records, metric, options)
+  _scales(found, records, options)
+  _surface(found, main, options)
+  edge = None
+  if curves is not None and len(curves):
+    edge = _frontier(found, table.select(curves, options.filters), main,
+                     options)  # fmt: skip
+  return _finish(found, main, options, gate, edge)
+
+
+def analyse_table(
+  given: pd.DataFrame,
+  columns: Mapping[str, str],
+  form: str | None = None,
+  options: Options | None = None,
+) -> dict[str, Any]:
+  """One form on any table.
+
+  Args:
+    given: any table.
+    columns: {n | d | c | u | y | name | run: its column}, y the loss.
+    form: overrides options.form; chinchilla by default.
+    options: see Options.
+
+  Returns:
+    The result of docs/fit_schema.md.
+
+  Raises:
+    FitRefused: the data cannot support the fit.
+    ConfigError: an unknown column, form or convention.
+  """
+  options = options or Options()
+  name = form or options.form or 'chinchilla'
+  options = dataclasses.replace(options, form=name)
+  gate = identify.Gate(options.force)
+  if 'y' not in columns:
+    raise errors.ConfigError('name the loss column: --loss COLUMN')
+  identify.check_loss_name(columns['y'], gate)
+  picked = table.select(given, options.filters).reset_index(drop=True)
+  identify.check_unmixed(picked, gate)
+  frame = table.from_columns(picked, columns, options.conventions)
+  shape = form_of(name, options.floor)
+  x_key = options.x if name in ONE_D else None
+  needed = [x_key] if x_key else list(shape.inputs)
+  for key in needed:
+    if frame[key].isna().all():
+      raise errors.ConfigError(
+        f'form {name} needs the column of {key}: --{key} COLUMN'
+      )
+  label = f'L({x_key.upper()})' if x_key else 'L(N, D)'
+  made = study(
+    frame, shape, options, name=f'{label} {name}',
+    quantity=Quantity(columns['y'], ''), x_key=x_key,
+  )  # fmt: skip
+  found = Collector()
+  found.studies.append(made)
+  return _finish(found, frame, options, gate, None)
+
+
+def _frame(records: pd.DataFrame, metric: str, options: Options):
+  frame = table.from_records(records, metric, options.conventions)
+  return frame[frame['status'] == 'complete'].reset_index(drop=True)
+
+
+def _column(metric: str) -> str:
+  return table.METRICS[metric][0] if metric in table.METRICS else metric
+
+
+def _ladder(
+  found: Collector, records: pd.DataFrame, metric: str, options: Options
+) -> None:
+  """X(N) with and without a floor, and with a pinned one where given."""
+  frame = _frame(records, metric, options)
+  if not len(frame):
+    return
+  _, unit, kind = table.METRICS.get(metric, (metric, '', 'loss'))
+  quantity = Quantity(metric, unit, kind)
+  kinds = [('power_floor', 'with floor'), ('power', 'without floor')]
+  if options.floor is not None and kind == 'loss':
+    kinds.append(('power_pinned', 'floor fixed'))
+  if options.form in dict(kinds):
+    kinds.sort(key=lambda k: k[0] != options.form)
+  elif options.form in ONE_D and metric == options.metric:
+    kinds.insert(0, (options.form, options.form))
+  for name, words in kinds:
+    floor = options.floor if name == 'power_pinned' else None
+    form = form_of(name, floor)
+    found.attempt(
+      label := f'{metric}(N) {words}',
+      lambda form=form, label=label: study(
+        frame, form, options, name=label, quantity=quantity, x_key='n'
+      ),
+    )
+
+
+def _scales(found: Collector, records: pd.DataFrame, options: Options) -> None:
+  """L_k(N) of every scale of a next-scale model, without a floor."""
+  column = 'val_loss_scales'
+  if column not in records or records[column].isna().all():
+    return
+  lists = records[column].map(
+    lambda text: json.loads(text) if isinstance(text, str) else []
+  )
+  for k in range(max(len(values) for values in lists)):
+    name = f'scale_{k + 1}'
+    values = [v[k] if len(v) > k else None for v in lists]
+    part = records.assign(**{name: pd.Series(values, records.index, float)})
+    frame = _frame(part, name, options)
+    quick = dataclasses.replace(
+      options, bootstrap=min(options.bootstrap, 300), backtest=False
+    )
+    found.attempt(
+      f'L_{name}(N) without floor',
+      lambda frame=frame, quick=quick, name=name: study(
+        frame, FORMS['power'], quick, name=f'L_{name}(N) without floor',
+        quantity=Quantity(f'L_{name}', 'nats per token'), x_key='n',
+      ),
+    )  # fmt: skip
+
+
+def _surface(found: Collector, frame: pd.DataFrame, options: Options) -> None:
+  found.attempt(
+    f'{options.metric}(N, D)',
+    lambda: study(
+      frame, form_of('chinchilla', options.floor), options,
+      name=f'{options.metric}(N, D)',
+      quantity=Quantity(options.metric, 'nats per token'),
+    ),
+  )  # fmt: skip
+
+
+def _frontier(
+  found: Collector,
+  curves: pd.DataFrame,
+  main: pd.DataFrame,
+  options: Options,
+) -> frontier.Frontier | None:
+  """L(C) on the envelope of the fitted runs' training curves."""
+  frame = table.from_records(curves, options.metric, options.conventions)
+  held = set(main.loc[main['role'] == 'holdout', 'run_id'])
+  if not held and options.hold_out:
+    sizes = np.unique(main['n'].to_numpy(float))[::-1][: options.hold_out]
+    held = set(main.loc[main['n'].isin(sizes), 'run_id'])
+  frame = frame[frame['run_id'].isin(set(main['run_id']) - held)]
+  name = f'{options.metric}(C) frontier'
+  try:
+    edge = frontier.envelope(frame)
+  except identify.Refusal as refusal:
+    found.refused.append({'name': name, **refusal.as_dict(forced=False)})
+    return None
+  targets = main[main['run_id'].isin(held)]
+  for form, words in (('power_floor', 'with floor'), ('power', 'without')):
+    words = words if words != 'without' else 'without floor'
+    label = f'{name} {words}'
+    found.attempt(
+      label,
+      lambda form=form, label=label: frontier.study_envelope(
+        edge, targets, FORMS[form], options, label
+      ),
+    )
+  return edge
+
+
+def _finish(
+  found: Collector,
+  frame: pd.DataFrame,
+  options: Options,
+  gate: identify.Gate,
+  edge: frontier.Frontier | None,
+) -> dict[str, Any]:
+  entries = [s.entry for s in found.studies]
+  first = dict(entries[0])
+  kept = [r.as_dict() for r in gate.kept]
+  first['refusals'] = kept + first['refusals']
+  compared = agreement.compare(found.studies, frame, edge, options)
+  out = {
+    **first, 'fits': entries, **compared,
+    'frontier': edge.as_dict() if edge else None,
+    'checklist': checklist.checklist(first, options),
+    'tables': {
+      'runs': frame.to_dict('records'), 'refused_fits': found.refused
+    },
+    'source': {'records': None, 'curves': None},
+  }  # fmt: skip
+  return result.finish(out)

@@ -1,0 +1,86 @@
+"""Would this analysis have predicted its own largest runs?
+
+Leave-largest-out: the largest size (or budget) is dropped, the form fitted
+to the rest, and the dropped runs predicted with an interval; then the two
+largest, and so on while enough runs are left. Alabdulmohsin 2022 makes the
+extrapolation error the score of a scaling law.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from varjax import errors
+from varjax.scaling import bootstrap, fit, predict
+from varjax.scaling.forms import Form
+from varjax.scaling.objective import Objective
+
+
+def leave_largest_out(
+  form: Form,
+  frame: pd.DataFrame,
+  key_of: Mapping[str, str],
+  objective: Objective,
+  *,
+  by: str = 'n',
+  most: int = 3,
+  starts: int = 60,
+  replicates: int = 300,
+  seed: int = 0,
+  y_kind: str = 'loss',
+) -> dict | None:
+  """Predicts the largest levels of `by` from the smaller ones.
+
+  Args:
+    form, objective: what is fitted.
+    frame: the fitted runs, with n, d, c, y.
+    key_of: {form input: column of frame}.
+    by: column whose largest levels are left out: n (size) or c (budget).
+    most: levels that are left out, at most, one at a time from the top.
+    starts, replicates, seed: of each fit.
+    y_kind: 'rate' keeps predictions at most 1.
+
+  Returns:
+    {kind, rows, mean_abs_error, coverage, extrapolation}; None when too few
+    runs are left for even one round. `rows` holds one prediction per run and
+    round, as the schema's `holdout`, with `dropped`, the levels left out.
+  """
+  level = _levels(frame[by].to_numpy(float))
+  rows = []
+  for dropped in range(1, most + 1):
+    cut = level.max() - dropped
+    train, test = frame[level <= cut], frame[level == cut + 1]
+    if cut < 1:
+      break
+    columns = {k: train[v].to_numpy(float) for k, v in key_of.items()}
+    try:
+      part = fit.fit(
+        form, columns, train['y'].to_numpy(float), objective,
+        starts=starts, seed=seed,
+      )  # fmt: skip
+    except errors.FitRefused:
+      break
+    boot = bootstrap.bootstrap(part, replicates, seed=seed)
+    found = predict.predict_rows(part, boot, test, key_of, y_kind)
+    rows += [{**row, 'dropped': dropped} for row in found]
+  if not rows:
+    return None
+  inside = [r['inside'] for r in rows if r['inside'] is not None]
+  return {
+    'kind': f'leave largest {by} out', 'rows': rows,
+    'mean_abs_error': float(np.mean([abs(r['error']) for r in rows])),
+    'coverage': float(np.mean(inside)) if inside else None,
+    'extrapolation': max(r['extrapolation'] for r in rows),
+  }  # fmt: skip
+
+
+def _levels(values: np.ndarray, apart: float = 0.02) -> np.ndarray:
+  """Rank of each value's level; values within 2 % share one."""
+  logs = np.log(values)
+  order = np.argsort(logs)
+  rank = np.zeros(len(values), int)
+  rank[order] = np.concatenate([[0], np.cumsum(np.diff(logs[order]) > apart)])
+  return rank

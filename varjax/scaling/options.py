@@ -1,0 +1,111 @@
+"""The choices of an analysis; every one is printed in its checklist.
+
+Misfitting (Li 2025) shows that form, data filter, optimiser, starts and
+loss each move a scaling exponent: none of them is hidden here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+
+from varjax import errors
+from varjax.scaling import forms, nonlinear
+from varjax.scaling.forms import Form
+from varjax.scaling.objective import Objective
+from varjax.scaling.table import Conventions
+
+FORMS: dict[str, Form] = {
+  'power': forms.POWER,
+  'power_floor': forms.POWER_FLOOR,
+  'chinchilla': forms.CHINCHILLA,
+  'gadre': forms.GADRE,
+  'kaplan': nonlinear.KAPLAN,
+  'bnsl': nonlinear.BNSL,
+}
+METHODS = (
+  'auto', 'huber', 'log', 'linear', 'vpnls', 'isoflop', 'isoflop_akima',
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """How to analyse a table.
+
+  Attributes:
+    form: a key of FORMS, or power_pinned / chinchilla_pinned with `floor`;
+      for records, None means every form of the analysis.
+    method: auto is huber for surfaces (Hoffmann) and least squares of the
+      logarithm for ladders, where an L1-like loss would pass through as
+      many points as it has parameters.
+    x: input of a 1-D form: n, d or c.
+    delta: of the Huber loss.
+    starts, bootstrap, seed: how many starts and refits, drawn how.
+    conventions: what N, D and C count.
+    drop_highest: how many of the highest losses are dropped.
+    floor: value of a pinned E.
+    filters: {column: value} rows to keep.
+    metric: the loss column of records that the primary fit uses.
+    hold_out: how many of the largest sizes to hold out when no run has the
+      role holdout; None is one for records and none for tables.
+    backtest: whether to leave the largest out in turn.
+    force: keep refusals in the result and go on.
+  """
+
+  form: str | None = None
+  method: str = 'auto'
+  x: str = 'n'
+  delta: float = 1e-3
+  starts: int = 200
+  bootstrap: int = 1000
+  seed: int = 0
+  conventions: Conventions = dataclasses.field(default_factory=Conventions)
+  drop_highest: int = 0
+  floor: float | None = None
+  filters: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  metric: str = 'L_mean'
+  hold_out: int | None = None
+  backtest: bool = True
+  force: bool = False
+
+  def __post_init__(self):
+    if self.method not in METHODS:
+      raise errors.ConfigError(
+        f'method {self.method!r} is unknown; use one of {", ".join(METHODS)}'
+      )
+    if self.x not in ('n', 'd', 'c'):
+      raise errors.ConfigError(f'x {self.x!r} is unknown; use n, d or c')
+    if self.starts < 3:
+      raise errors.ConfigError('starts must be 3 or more')
+    if self.bootstrap < 0 or 0 < self.bootstrap < 20:
+      raise errors.ConfigError('bootstrap must be 0 or at least 20')
+
+  def objective(self, form: Form) -> Objective:
+    """What is minimised for a form."""
+    kind = self.method
+    if kind in ('auto', 'isoflop', 'isoflop_akima'):
+      kind = 'log' if len(form.inputs) == 1 else 'huber'
+    return Objective('linear' if kind == 'vpnls' else kind, self.delta)
+
+
+def form_of(name: str, floor: float | None = None) -> Form:
+  """The form of a name; `power_pinned` and `chinchilla_pinned` need a floor.
+
+  Raises:
+    ConfigError: an unknown name, or a pinned form without its floor.
+  """
+  if name in FORMS:
+    form = FORMS[name]
+    if floor is None:
+      return form
+    name = f'{name.removesuffix("_floor")}_pinned'
+  base = name.removesuffix('_pinned')
+  if name.endswith('_pinned') and base in ('power', 'chinchilla', 'gadre'):
+    if floor is None:
+      raise errors.ConfigError(f'form {name} needs --floor E')
+    return forms.pin_floor(FORMS[base], floor)  # type: ignore[arg-type]
+  allowed = [*FORMS, 'power_pinned', 'chinchilla_pinned', 'gadre_pinned']
+  raise errors.ConfigError(
+    f'form {name!r} is unknown or cannot be pinned; use one of '
+    f'{", ".join(allowed)}'
+  )

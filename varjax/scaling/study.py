@@ -1,0 +1,136 @@
+"""One named fit of an analysis: rows, fit, bootstrap, backtest, dictionary.
+
+The step between a table and an entry of `fits` in the result file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from varjax.scaling import backtest, bootstrap, describe, fit, table
+from varjax.scaling.bootstrap import Bootstrap
+from varjax.scaling.fit import Fit
+from varjax.scaling.forms import Form
+from varjax.scaling.options import Options
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantity:
+  """What is fitted: y of the result file."""
+
+  name: str
+  unit: str
+  kind: str = 'loss'
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+  """A fit with its refits and its entry of the result file."""
+
+  fit: Fit
+  boot: Bootstrap | None
+  entry: dict[str, Any]
+
+
+def study(
+  frame: pd.DataFrame,
+  form: Form,
+  options: Options,
+  *,
+  name: str,
+  quantity: Quantity,
+  x_key: str | None = None,
+  backtested: bool = True,
+) -> Study:
+  """Fits one form to the rows with the role `fit` and predicts the others.
+
+  Args:
+    frame: n, d, c, y, role, run_id, name; finished runs.
+    form: what is fitted.
+    options: how.
+    name: of the entry.
+    quantity: of the entry.
+    x_key: n, d or c, for a 1-D form.
+    backtested: whether leave-largest-out is run.
+
+  Returns:
+    The fit and its entry.
+
+  Raises:
+    FitRefused: see identify.py.
+  """
+  key_of = {k: (x_key or k) if k == 'x' else k for k in form.inputs}
+  used, why = choose(frame, options)
+  rows = frame[used]
+  objective = options.objective(form)
+  columns = {k: rows[v].to_numpy(float) for k, v in key_of.items()}
+  found = fit.fit(
+    form, columns, rows['y'].to_numpy(float), objective,
+    starts=options.starts, seed=options.seed, force=options.force,
+  )  # fmt: skip
+  boot = None
+  if options.bootstrap and found.dof > 0:
+    boot = bootstrap.bootstrap(found, options.bootstrap, seed=options.seed)
+  tested = None
+  if backtested and options.backtest and found.dof > 0:
+    tested = backtest.leave_largest_out(
+      form, rows, key_of, objective, by=key_of.get('n', x_key or 'n'),
+      starts=min(options.starts, 60), seed=options.seed,
+      replicates=min(options.bootstrap, 300) or 100, y_kind=quantity.kind,
+    )  # fmt: skip
+  entry = describe.describe(
+    found, boot, name=name, x_key=x_key, y_name=quantity.name,
+    y_unit=quantity.unit, y_kind=quantity.kind, frame=frame, used=used,
+    why=why, conventions=conventions_of(options), backtest=tested,
+  )  # fmt: skip
+  entry['drop'] = options.drop_highest
+  entry['filter'] = filter_text(options)
+  if found.dof <= 2:
+    entry['warnings'].append(
+      f'{len(found.y)} runs for {len(form.names)} parameters: '
+      f'{found.dof} degrees of freedom, so intervals rest on few residuals'
+    )
+  return Study(found, boot, entry)
+
+
+def choose(
+  frame: pd.DataFrame, options: Options
+) -> tuple[np.ndarray, list[str | None]]:
+  """Which rows are fitted, and why the others are not.
+
+  Runs of the role `holdout` are never fitted; without one, `hold_out` of
+  the largest sizes are held out. Then the highest losses are dropped.
+  """
+  held = (frame['role'] == 'holdout').to_numpy()
+  if not held.any() and options.hold_out:
+    sizes = np.unique(frame['n'].to_numpy(float))[::-1]
+    held = frame['n'].isin(sizes[: options.hold_out]).to_numpy()
+  y = frame['y'].to_numpy(float)
+  dropped = np.zeros(len(frame), bool)
+  rows = np.flatnonzero(~held)
+  dropped[rows[~table.drop_highest(y[rows], options.drop_highest)]] = True
+  why: list[str | None] = [
+    'holdout' if h else 'dropped: highest loss' if d else None
+    for h, d in zip(held, dropped, strict=True)
+  ]
+  return ~held & ~dropped, why
+
+
+def conventions_of(options: Options) -> dict[str, str | None]:
+  """What N, D and C count, in words."""
+  chosen = options.conventions
+  return {
+    'n_convention': f'{chosen.n}: {table.N_CONVENTIONS[chosen.n]}',
+    'd_convention': f'{chosen.d}: {table.D_CONVENTIONS[chosen.d]}',
+    'flop_convention': chosen.flop_text,
+  }
+
+
+def filter_text(options: Options) -> str | None:
+  """The filter in words; None without one."""
+  text = ', '.join(f'{k}={v}' for k, v in options.filters.items())
+  return text or None

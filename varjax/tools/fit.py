@@ -1,0 +1,243 @@
+"""`varjax fit RECORDS|CSV --out DIR`: fits scaling laws, writes fit.json.
+
+Exit code 0, or 3 when the data cannot support the fit: the last line then
+says why and what to run next.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+import pathlib
+import sys
+from typing import Any
+
+from varjax import errors, records
+from varjax.scaling import analyse, result, table
+from varjax.scaling.options import FORMS, METHODS, Options
+from varjax.scaling.table import Conventions
+
+_DESCRIPTION = """
+Fits scaling laws to a table of runs and writes DIR/fit.json.
+
+RECORDS is a records.jsonl (or .parquet, or the folder of one) of a sweep:
+L and Err against N, with and without a floor, per scale, the frontier L(C)
+from curves.jsonl beside it, and L(N, D) where D varies; the runs of role
+holdout, or the largest size, are predicted and not fitted.
+
+Any other CSV or Parquet is fitted with one form; name its columns:
+  varjax fit runs.csv --n params --d tokens --loss loss --out out/
+  varjax fit runs.csv --n params --loss loss --form power_floor --out out/
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+  """The command line."""
+  made = argparse.ArgumentParser(
+    prog='varjax fit', description=_DESCRIPTION,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )  # fmt: skip
+  add = made.add_argument
+  add('table', help='records (.jsonl, .parquet, folder) or a CSV/Parquet')
+  add('--out', required=True, metavar='DIR', help='where fit.json goes')
+  add('--n', metavar='COLUMN', help='parameters')
+  add('--d', metavar='COLUMN', help='training tokens')
+  add('--c', metavar='COLUMN', help='training FLOPs')
+  add('--u', metavar='COLUMN', help='unique tokens')
+  add(
+    '--loss', metavar='COLUMN',
+    help='the loss (CSV), or for records L_mean, L_last, Err_mean, Err_last',
+  )  # fmt: skip
+  add('--name', metavar='COLUMN', help='name of a run')
+  add('--run', metavar='COLUMN', help='run of a row, where rows are not runs')
+  add(
+    '--form', help='one of ' + ', '.join(FORMS) + ', or power_pinned, '
+    'chinchilla_pinned with --floor (CSV: chinchilla)',
+  )  # fmt: skip
+  add('--x', default=None, choices=('n', 'd', 'c'), help='input of a 1-D form')
+  add(
+    '--method', default='auto', choices=METHODS,
+    help='what is minimised: huber of log residuals (surfaces by default), '
+    'log or linear least squares, vpnls; or isoflop',
+  )  # fmt: skip
+  add('--delta', type=float, default=1e-3, help='of the Huber loss (1e-3)')
+  add('--floor', type=float, help='hold E at this value')
+  add('--bootstrap', type=int, default=1000, help='refits (1000; 0 for none)')
+  add('--starts', type=int, default=200, help='starts (200)')
+  add('--seed', type=int, default=0, help='of starts and bootstrap (0)')
+  add(
+    '--n_convention', default='body', choices=list(table.N_CONVENTIONS),
+    help='what N counts in records: '
+    + '; '.join(f'{k}: {v}' for k, v in table.N_CONVENTIONS.items()),
+  )  # fmt: skip
+  add(
+    '--d_convention', default='seen', choices=list(table.D_CONVENTIONS),
+    help='what D counts in records (seen)',
+  )  # fmt: skip
+  add(
+    '--flop_convention', default='total', choices=list(table.C_CONVENTIONS),
+    help='what C is in records (total)',
+  )  # fmt: skip
+  add('--k', type=float, default=6.0, help='k of C = k N D (6)')
+  add(
+    '--drop_highest', type=int, default=0, metavar='K',
+    help='drop the K highest losses',
+  )  # fmt: skip
+  add(
+    '--filter', action='append', default=[], metavar='COLUMN=VALUE',
+    help='keep rows where the column equals the value (repeatable)',
+  )  # fmt: skip
+  add(
+    '--hold_out', type=int, metavar='K',
+    help='hold out the K largest sizes when no run has the role holdout '
+    '(records: 1, CSV: 0)',
+  )  # fmt: skip
+  add('--curves', metavar='FILE', help='curves.jsonl (beside the records)')
+  add('--no_backtest', action='store_true', help='skip leave-largest-out')
+  add(
+    '--force', action='store_true',
+    help='fit in spite of a refusal; it stays in the result',
+  )  # fmt: skip
+  return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command; returns its exit code."""
+  args = parser().parse_args(argv)
+  try:
+    found = run(args)
+  except errors.VarjaxError as error:
+    kind = type(error).__name__
+    if isinstance(error, errors.FitRefused):
+      print(f'refused ({kind}): {error}', file=sys.stderr)
+    else:
+      print(f'error: {error}', file=sys.stderr)
+    return error.exit_code
+  path = result.write(found, args.out)
+  print(summary(found))
+  print(f'wrote {path}')
+  return 0
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+  """The result for parsed arguments.
+
+  Raises:
+    VarjaxError: a bad argument or file; FitRefused: see identify.py.
+  """
+  given = table.read(args.table)
+  options = options_of(args)
+  columns = {
+    'n': args.n, 'd': args.d, 'c': args.c, 'u': args.u, 'y': args.loss,
+    'name': args.name, 'run': args.run,
+  }  # fmt: skip
+  columns = {k: v for k, v in columns.items() if v}
+  own = {'n', 'd', 'c', 'u', 'run'} & set(columns)
+  curves_path = None
+  if table.is_records(given) and not own:
+    curves_path = _curves_path(args)
+    curves = records.load_curves(curves_path) if curves_path else None
+    found = analyse.analyse_records(given, curves, options=options)
+  else:
+    found = analyse.analyse_table(given, columns, args.form, options)
+  found['source'] = {
+    'records': str(args.table),
+    'curves': str(curves_path) if curves_path else None,
+  }
+  return found
+
+
+def options_of(args: argparse.Namespace) -> Options:
+  """Options from the command line.
+
+  Raises:
+    ConfigError: a filter that is not COLUMN=VALUE, or a bad value.
+  """
+  filters = {}
+  for text in args.filter:
+    column, sign, value = text.partition('=')
+    if not sign or not column:
+      raise errors.ConfigError(f'--filter {text!r}: write COLUMN=VALUE')
+    filters[column] = value
+  x = args.x or ('n' if args.n or not (args.d or args.c) else None)
+  return Options(
+    form=args.form, method=args.method, x=x or ('d' if args.d else 'c'),
+    delta=args.delta, starts=args.starts, bootstrap=args.bootstrap,
+    seed=args.seed,
+    conventions=Conventions(
+      args.n_convention, args.d_convention, args.flop_convention, args.k
+    ),
+    drop_highest=args.drop_highest, floor=args.floor, filters=filters,
+    metric=args.loss or 'L_mean', hold_out=args.hold_out,
+    backtest=not args.no_backtest, force=args.force,
+  )  # fmt: skip
+
+
+def _curves_path(args: argparse.Namespace) -> pathlib.Path | None:
+  if args.curves:
+    return pathlib.Path(args.curves)
+  path = pathlib.Path(args.table)
+  beside = (path if path.is_dir() else path.parent) / 'curves.jsonl'
+  return beside if beside.is_file() else None
+
+
+def summary(found: dict[str, Any]) -> str:
+  """The result as a readable table."""
+  lines = []
+  for entry in found['fits']:
+    lines.append(f'{entry["name"]}: {entry["formula"]}')
+    for name, value in {**entry['params'], **entry['derived']}.items():
+      if value is None:
+        continue
+      line = f'  {name:<10}{value:>14.6g}'
+      bounds = entry['intervals'].get(name)
+      if bounds:
+        line += f'   95% [{bounds["lo"]:.4g}, {bounds["hi"]:.4g}]'
+      elif name in entry['pinned']:
+        line += '   fixed'
+      lines.append(line)
+    lines.append(
+      f'  objective {entry["objective"]:.6g} ({entry["objective_kind"]}), '
+      f'{entry["starts_agreeing"]}/{entry["starts"]} starts agree'
+    )
+    for row in entry['holdout']:
+      lines.append(_holdout_line(row))
+    tested = entry['backtest']
+    if tested:
+      lines.append(
+        f'  backtest ({tested["kind"]}): mean error '
+        f'{100 * tested["mean_abs_error"]:.2f} %, coverage '
+        f'{_percent(tested["coverage"])}'
+      )
+    lines += [f'  warning: {text}' for text in entry['warnings']]
+    lines += [
+      f'  REFUSED, forced: {r["type"]}: {r["reason"]}'
+      for r in entry['refusals']
+    ]
+  for row in found['tables']['refused_fits']:
+    lines.append(f'{row["name"]}: not fitted: {row["reason"]}')
+  if len(found['agreement']) > 1:
+    lines.append('exponent a of N*(C) by method:')
+    lines += [
+      f'  {row["method"]:<24}{row["a"]:.4f}' for row in found['agreement']
+    ]
+  return '\n'.join(lines)
+
+
+def _holdout_line(row: dict[str, Any]) -> str:
+  text = (
+    f'  held out {row["name"]} ({row["extrapolation"]:.1f}x): measured '
+    f'{row["measured"]:.5g}, predicted {row["predicted"]:.5g}'
+  )
+  if row['lo'] is None:
+    return text
+  inside = 'inside' if row['inside'] else 'OUTSIDE'
+  return f'{text} [{row["lo"]:.5g}, {row["hi"]:.5g}] {inside}'
+
+
+def _percent(value: float | None) -> str:
+  return 'unknown' if value is None else f'{100 * value:.0f} %'
+
+
+if __name__ == '__main__':
+  sys.exit(main())
