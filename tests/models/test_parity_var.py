@@ -22,12 +22,19 @@ from varjax.interop import official_vae, official_var
 from varjax.models import attention
 from varjax.models.transformer import Transformer
 from varjax.orders import make_order, progressive
-from varjax.sampling import edit, logits as logits_lib, loop
+from varjax.sampling import edit, loop
+from varjax.sampling import logits as logits_lib
 from varjax.spec import OptimSpec, OrderSpec
 from varjax.tokenizers import make_tokenizer
 
 ATOL = 1e-4
-GREEDY = {'top_k': 1, 'top_p': 0.0}
+
+
+def _compile(function):
+  # Tiny arrays and many shapes: compiling dominates these tests.
+  return jax.jit(
+    function, compiler_options={'xla_backend_optimization_level': 0}
+  )
 
 
 @pytest.fixture(scope='module', params=['open_a', 'open_b', 'open_c'])
@@ -65,12 +72,12 @@ def case(request, parity_dir):
     layout=order.layout,
     model=model,
     params=jax.tree.map(jnp.asarray, params),
-    forward=jax.jit(lambda p, *args: model.apply({'params': p}, *args)),
+    forward=_compile(lambda p, *args: model.apply({'params': p}, *args)),
     quantizer=quantizer,
     codes=codes,
     labels=jnp.asarray(inputs['label']),
-    example=jax.jit(order.example)(quantizer, codes),
-    decode=jax.jit(functools.partial(tokenizer.decode_features, vae)),
+    example=_compile(order.example)(quantizer, codes),
+    decode=_compile(functools.partial(tokenizer.decode_features, vae)),
   )
 
 
@@ -149,7 +156,7 @@ def test_hidden_states(case):
       condition = model.condition(case.labels)
       return model.trunk(condition, case.example.inputs)
 
-    return jax.jit(lambda p: model.apply({'params': p}, method=hidden))(params)
+    return _compile(lambda p: model.apply({'params': p}, method=hidden))(params)
 
   _close(trunk(1), case.outputs['var/block0_out'])
   _close(trunk(case.spec.depth), case.outputs['var/trunk_out'])
@@ -167,7 +174,9 @@ def test_losses(case, logits):
   loss = nll.cross_entropy(logits, case.codes)
   wrong = nll.wrong(logits, case.codes)
   _close(jnp.mean(loss), case.outputs['loss/L_mean'])
-  _close(jnp.mean(nll.by_scale(loss, sizes)[:, -1]), case.outputs['loss/L_tail'])
+  _close(
+    jnp.mean(nll.by_scale(loss, sizes)[:, -1]), case.outputs['loss/L_tail']
+  )
   accuracy = 100 * (1 - wrong)
   _close(jnp.mean(accuracy), case.outputs['loss/acc_mean'])
   tail = nll.by_scale(accuracy, sizes)[:, -1]
@@ -198,8 +207,48 @@ def _loss(case, params):
   return jnp.mean(nll.cross_entropy(logits, case.codes))
 
 
-def test_gradients(case):
-  gradients = jax.jit(jax.grad(functools.partial(_loss, case)))(case.params)
+def test_gradients_and_four_optimiser_steps(case):
+  train = case.info['train']
+  settings = OptimSpec(
+    lr=train['peak_lr'],
+    schedule=train['sche'],
+    warmup_start=train['wp0'],
+    final=train['wpe'],
+    weight_decay=train['wd'],
+    weight_decay_end=train['wd_end'],
+    clip_norm=train['clip'],
+  )
+  options = {
+    'total_steps': train['max_it'],
+    'batch_size': len(case.labels),
+    'warmup_steps': train['wp_it'],
+  }
+  optimizer = optim.make_optimizer(settings, **options)
+
+  @_compile
+  def update(params, state):
+    loss, grads = jax.value_and_grad(functools.partial(_loss, case))(params)
+    updates, state = optimizer.update(grads, state, params)
+    return optax.apply_updates(params, updates), state, loss, grads
+
+  params, state = case.params, optimizer.init(case.params)
+  rows = case.outputs['var_train/loss_gnorm_lr_wd']
+  for step, row in enumerate(rows):
+    params, state, loss, grads = update(params, state)
+    if step == 0:
+      _check_gradients(case, grads)
+    hyper = optim.hyperparameters(settings, step, **options)
+    np.testing.assert_allclose(loss, row[0], rtol=0, atol=1e-3)
+    norm = optax.global_norm(grads)
+    np.testing.assert_allclose(norm, row[1], rtol=5e-3)
+    np.testing.assert_allclose(hyper['lr'], row[2], rtol=1e-6)
+    np.testing.assert_allclose(hyper['weight_decay'], row[3], rtol=1e-6)
+  if 'var_train/after_logits' in case.outputs:
+    after = case.forward(params, case.labels, case.example.inputs)
+    _close(after[:, :, 0], case.outputs['var_train/after_logits'], 1e-2)
+
+
+def _check_gradients(case, gradients):
   found = official_var.to_official(case.spec, case.layout, gradients)
   compared = 0
   for key, expected in case.outputs.items():
@@ -218,69 +267,38 @@ def test_gradients(case):
   assert compared > 10
 
 
-def test_four_optimiser_steps(case):
-  train = case.info['train'] if 'train' in case.info else None
-  assert train is not None
-  settings = OptimSpec(
-    lr=train['peak_lr'],
-    schedule=train['sche'],
-    warmup_start=train['wp0'],
-    final=train['wpe'],
-    weight_decay=train['wd'],
-    weight_decay_end=train['wd_end'],
-    clip_norm=train['clip'],
-  )
-  options = {
-    'total_steps': train['max_it'],
-    'batch_size': len(case.labels),
-    'warmup_steps': train['wp_it'],
-  }
-  optimizer = optim.make_optimizer(settings, **options)
+@pytest.fixture(scope='module')
+def greedy(case):
+  """One compiled sampler for every greedy fixture."""
 
-  @jax.jit
-  def update(params, state):
-    loss, grads = jax.value_and_grad(functools.partial(_loss, case))(params)
-    updates, state = optimizer.update(grads, state, params)
-    norm = optim.global_norm(grads)
-    return optax.apply_updates(params, updates), state, loss, norm
-
-  params, state = case.params, optimizer.init(case.params)
-  rows = case.outputs['var_train/loss_gnorm_lr_wd']
-  for step, row in enumerate(rows):
-    params, state, loss, norm = update(params, state)
-    hyper = optim.hyperparameters(settings, step, **options)
-    np.testing.assert_allclose(loss, row[0], rtol=0, atol=1e-3)
-    np.testing.assert_allclose(norm, row[1], rtol=5e-3)
-    np.testing.assert_allclose(hyper['lr'], row[2], rtol=1e-6)
-    np.testing.assert_allclose(hyper['weight_decay'], row[3], rtol=1e-6)
-  if 'var_train/after_logits' in case.outputs:
-    after = case.forward(params, case.labels, case.example.inputs)
-    _close(after[:, :, 0], case.outputs['var_train/after_logits'], 1e-2)
-
-
-def _sampler(case, **settings):
-  @jax.jit
-  def run(params, quantizer, labels, rng, gumbel=None, known=None):
+  @_compile
+  def run(params, quantizer, labels, cfg, known):
     return loop.run(
       case.model,
       params,
       case.order,
       quantizer,
       labels,
-      rng,
-      gumbel=gumbel,
+      jax.random.key(0),
+      cfg=cfg,
+      top_k=1,
       known=known,
-      **settings,
     )
 
-  return functools.partial(run, case.params, case.quantizer)
+  def sample(labels, cfg, known=None):
+    if known is None:
+      nowhere = jnp.zeros(case.layout.positions, bool)
+      known = edit.Known(codes=case.codes, keep=nowhere)
+    cfg = jnp.float32(cfg)
+    return run(case.params, case.quantizer, labels, cfg, known)
+
+  return sample
 
 
 @pytest.mark.parametrize('name', ['cfg1.5', 'cfgX', 'cfg0'])
-def test_greedy_samples(case, name):
+def test_greedy_samples(case, greedy, name):
   cfg = case.config['cfg'] if name == 'cfgX' else float(name[3:])
-  key = jax.random.key(0)
-  result = _sampler(case, cfg=cfg, **GREEDY)(case.labels, key)
+  result = greedy(case.labels, cfg)
   expected = case.outputs[f'sample_{name}/tokens']
   np.testing.assert_array_equal(result.codes[..., 0], expected)
   _close(_nchw(result.features), case.outputs[f'sample_{name}/fhat'])
@@ -288,45 +306,66 @@ def test_greedy_samples(case, name):
   if f'sample_{name}/logits' in case.outputs:
     _close(result.logits[:, :, 0], case.outputs[f'sample_{name}/logits'])
   if cfg == 0:
-    inputs = case.order.example(case.quantizer, result.codes).inputs
+    inputs = _compile(case.order.example)(case.quantizer, result.codes).inputs
     forced = case.forward(case.params, case.labels, inputs)
     _close(result.logits, forced, 2e-5)
 
 
-def test_unconditional_samples(case):
+def test_unconditional_samples(case, greedy):
   expected = case.outputs['sample_uncond/tokens']
-  labels = jnp.full((len(expected),), -1)
-  found = _sampler(case, cfg=1.5, **GREEDY)(labels, jax.random.key(0))
-  np.testing.assert_array_equal(found.codes[..., 0], expected)
+  assert len(expected) <= len(case.labels)
+  found = greedy(jnp.full_like(case.labels, -1), 1.5).codes[..., 0]
+  np.testing.assert_array_equal(found[: len(expected)], expected)
 
 
 def test_more_smooth(case):
-  run = _sampler(
-    case,
-    cfg=case.config['cfg'],
-    top_k=case.config['smooth_top_k'],
-    smooth=True,
-  )
+  @_compile
+  def run(params, quantizer, gumbel):
+    return loop.sample(
+      case.model,
+      params,
+      case.order,
+      quantizer,
+      case.labels,
+      jax.random.key(0),
+      cfg=case.config['cfg'],
+      top_k=case.config['smooth_top_k'],
+      smooth=True,
+      gumbel=gumbel,
+    )[1]
+
   gumbel = jnp.asarray(case.inputs['gumbel'])
-  result = run(case.labels, jax.random.key(0), gumbel)
-  _close(_nchw(result.features), case.outputs['smooth/fhat'])
-  _check_image(case, 'smooth', result.features)
+  features = run(case.params, case.quantizer, gumbel)
+  _close(_nchw(features), case.outputs['smooth/fhat'])
+  _check_image(case, 'smooth', features)
 
 
 def test_filters(case):
-  values = jnp.asarray(case.inputs['filter_logits'])
+  values = case.inputs['filter_logits']
   checked = 0
   for key, expected in case.outputs.items():
     if key.startswith('filter/'):
       k, p = key.removeprefix('filter/k').split('_p')
       kept = logits_lib.top_p(logits_lib.top_k(values, int(k)), float(p))
-      np.testing.assert_array_equal(kept > -jnp.inf, expected > 0, key)
+      _same_survivors(values, np.asarray(kept > -jnp.inf), expected > 0, key)
       checked += 1
   assert checked
 
 
+def _same_survivors(values, found, expected, key):
+  # Which of several equal logits survive top-p is left to torch's unstable
+  # sort; how many do is not.
+  for row, a, b in zip(
+    *(x.reshape(-1, x.shape[-1]) for x in (values, found, expected)),
+    strict=True,
+  ):
+    if len(np.unique(row)) == len(row):
+      np.testing.assert_array_equal(a, b, key)
+    np.testing.assert_array_equal(np.sort(row[a]), np.sort(row[b]), key)
+
+
 @pytest.mark.parametrize('name', ['inpaint', 'outpaint', 'classedit'])
-def test_editing(case, name):
+def test_editing(case, greedy, name):
   prefix = f'edit_{name}/'
   box = tuple(case.info['edit_box'][k] for k in ('y0', 'x0', 'y1', 'x1'))
   grids = case.order.code_spec.grids
@@ -339,8 +378,7 @@ def test_editing(case, name):
   labels = case.labels
   if name != 'classedit':
     labels = jnp.full_like(labels, case.spec.num_classes)
-  run = _sampler(case, cfg=3.0, **GREEDY)
-  result = run(labels, jax.random.key(0), known=known)
+  result = greedy(labels, 3.0, known)
   expected = case.outputs[prefix + 'tokens_sampled']
   np.testing.assert_array_equal(result.codes[..., 0], expected)
   _close(_nchw(result.features), case.outputs[prefix + 'fhat'])

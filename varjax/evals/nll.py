@@ -61,7 +61,7 @@ def by_scale(
 
 
 def batch_mean(
-  values: Float[Array, 'B'], mask: Array | None = None
+  values: Float[Array, ' B'], mask: Array | None = None
 ) -> Float[Array, '']:
   """Mean over the images that `mask` [B] marks valid (default: all)."""
   if mask is None:

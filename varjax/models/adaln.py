@@ -14,8 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from varjax.models import dense
-from varjax.models import norm
+from varjax.models import dense, norm
 from varjax.spec import ModelSpec
 
 CHUNKS = 6

@@ -14,9 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from varjax.models import attention
-from varjax.models import dense
-from varjax.models import norm
+from varjax.models import attention, dense, norm
 from varjax.models.adaln import init_std
 from varjax.spec import ModelSpec
 

@@ -63,7 +63,7 @@ class Embed(nn.Module):
         'codes'
       )
 
-  def condition(self, labels: Int[Array, 'B']) -> Float[Array, 'B D']:
+  def condition(self, labels: Int[Array, ' B']) -> Float[Array, 'B D']:
     """Class embedding; index num_classes is "no class"."""
     return jnp.take(self.classes(), labels, axis=0)
 
@@ -121,8 +121,8 @@ class _Table(nn.Module):
 
 
 def drop_labels(
-  rng: jax.Array, labels: Int[Array, 'B'], rate: float, num_classes: int
-) -> Int[Array, 'B']:
+  rng: jax.Array, labels: Int[Array, ' B'], rate: float, num_classes: int
+) -> Int[Array, ' B']:
   """Replaces each label by "no class" with probability `rate`.
 
   What classifier-free guidance needs (arXiv 2207.12598).

@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from varjax.models import dense
-from varjax.models import norm
+from varjax.models import dense, norm
 from varjax.models.adaln import init_std
 from varjax.spec import ModelSpec
 from varjax.types import Layout

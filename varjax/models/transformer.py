@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import itertools
 
-import flax.struct
 from flax import linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -67,7 +67,7 @@ class Transformer(nn.Module):
 
   def __call__(
     self,
-    labels: Int[Array, 'B'],
+    labels: Int[Array, ' B'],
     inputs: jax.Array,
     positions: Int[Array, '#B L'] | None = None,
     steps: Int[Array, '#B L'] | None = None,
@@ -95,7 +95,7 @@ class Transformer(nn.Module):
     x = self.trunk(condition, inputs, positions, steps, train)
     return self.head(x, condition.head)
 
-  def condition(self, labels: Int[Array, 'B']) -> Condition:
+  def condition(self, labels: Int[Array, ' B']) -> Condition:
     """Embeds labels and computes every modulation vector, once."""
     embedding = self.embed.condition(labels)
     return Condition(
