@@ -10,17 +10,17 @@ import pytest
 
 from varjax import errors
 from varjax.data import builders, sources
-from varjax.data.emoji import prepare
 from varjax.spec import DataSpec
 
 
 @pytest.fixture(scope='module')
-def stored(tmp_path_factory):
+def stored(tmp_path_factory, emoji_prepared):
   """A tfds data directory with the dataset 'fake' 1.0.0."""
   root = tmp_path_factory.mktemp('tfds')
-  folder = prepare.prepare(root)
-  (root / 'emoji').rename(root / 'fake')
-  return root, root / 'fake' / folder.name
+  _, prepared, _ = emoji_prepared
+  folder = root / 'fake' / prepared.name
+  shutil.copytree(prepared, folder)
+  return root, folder
 
 
 @pytest.fixture

@@ -363,6 +363,7 @@ def test_source_survives_pickling(written):
 
 def test_cache_where_nothing_can_be_remembered_is_opened(copy):
   """As in a read-only folder: every shard is hashed, every time."""
+  (copy / 'train' / '.verified.json').unlink(missing_ok=True)
   (copy / 'train' / '.verified.json').mkdir()
   assert len(codes.open_codes(copy, 'train')) == 40
   path = _shard(copy)

@@ -1,32 +1,59 @@
 """The built-in emoji: content, splits without leaks, safe preparation."""
 
 import collections
+import io
 import multiprocessing
 import pathlib
 import pickle
-import time
 
 import numpy as np
+from PIL import Image
 import pytest
 
 from varjax import errors
 from varjax.data import images, sources
 from varjax.data.emoji import emoji_dataset_builder as builder
-from varjax.data.emoji import prepare
+from varjax.data.emoji import prepare, vendor
 from varjax.spec import DataSpec
 
 
 @pytest.fixture(scope='module')
-def prepared(tmp_path_factory):
-  root = tmp_path_factory.mktemp('emoji')
-  start = time.monotonic()
-  folder = prepare.prepare(root)
-  return root, folder, time.monotonic() - start
+def spec(emoji_prepared):
+  return DataSpec(data_dir=str(emoji_prepared[0]))
 
 
-@pytest.fixture(scope='module')
-def spec(prepared):
-  return DataSpec(data_dir=str(prepared[0]))
+def test_vendoring_reduces_and_drops_skin_tones(tmp_path):
+  rng = np.random.default_rng(0)
+  pictures = [
+    Image.fromarray(rng.integers(0, 256, (64, 64, 3)).astype(np.uint8))
+    for _ in range(3)
+  ]
+  encoded = []
+  for picture in pictures:
+    buffer = io.BytesIO()
+    picture.save(buffer, 'WEBP', lossless=True)
+    encoded.append(buffer.getvalue())
+  np.savez(
+    tmp_path / 'in.npz',
+    webp=np.frombuffer(b''.join(encoded), np.uint8),
+    offsets=np.cumsum([0, *map(len, encoded)]),
+    category=np.array([1, 0, 1]),
+    categories=np.array(['x', 'y']),
+    style=np.array([0, 0, 1]),
+    styles=np.array(['noto', 'fluent3d']),
+    emoji=np.array(['A', 'B', 'C']),
+    name=np.array(['a', 'b', 'c']),
+    skin_tone=np.array([0, 1, 0]),
+  )
+  assert vendor.vendor(tmp_path / 'in.npz', tmp_path / 'out.npz') == 2
+  with np.load(tmp_path / 'out.npz', allow_pickle=False) as tables:
+    assert tables['emoji'].tolist() == ['A', 'C']
+    assert tables['label'].tolist() == [1, 1]
+    start, stop = tables['offsets'][1:]
+    small = images.decode(tables['webp'][start:stop].tobytes(), 'C')
+  expected = pictures[2].resize((32, 32), Image.Resampling.LANCZOS)
+  assert small.shape == (32, 32, 3)
+  assert abs(small.astype(int) - np.asarray(expected).astype(int)).max() <= 1
 
 
 def test_package_stays_small():
@@ -35,8 +62,8 @@ def test_package_stays_small():
   assert sum(path.stat().st_size for path in files) < 5_000_000
 
 
-def test_prepare_takes_seconds_and_happens_once(prepared):
-  root, folder, seconds = prepared
+def test_prepare_takes_seconds_and_happens_once(emoji_prepared):
+  root, folder, seconds = emoji_prepared
   assert seconds < 20
   before = (folder / 'dataset_info.json').stat().st_mtime_ns
   assert prepare.prepare(root) == folder
