@@ -26,15 +26,7 @@ def _finish_tokenizer(
   identifier = artifact.save(workdir.path, run.tokenizer, run.data, params)
   source = sources.open_source(run.data, 'validation')
   batch = next(
-    iter(
-      pipeline.eval_batches(
-        source,
-        batch_size=_SHEET_IMAGES,
-        data=run.data,
-        process_index=0,
-        process_count=1,
-      )
-    )
+    iter(pipeline.eval_batches(source, _SHEET_IMAGES, data_spec=run.data))
   )
   tokenizer = make_tokenizer(run.tokenizer, run.data.resolution)
   images = batch['image'].astype(np.float32) / 127.5 - 1

@@ -76,7 +76,7 @@ def open_inputs(
     train_source,
     batch_size=run.batch_size,
     seed=run.seed,
-    data=run.data,
+    data_spec=run.data,
     process_index=process_index,
     process_count=process_count,
   )
@@ -84,8 +84,8 @@ def open_inputs(
   def evaluation() -> Iterable[dict[str, np.ndarray]]:
     return pipeline.eval_batches(
       val_source,
-      batch_size=run.eval_batch_size or run.batch_size,
-      data=run.data,
+      run.eval_batch_size or run.batch_size,
+      data_spec=run.data,
       process_index=process_index,
       process_count=process_count,
     )

@@ -73,18 +73,6 @@ def complete(
   return record
 
 
-def evaluation_scalars(evaluation: Evaluation) -> dict[str, float]:
-  """An evaluation as flat scalars for the metric writers."""
-  scalars = {}
-  for key, value in evaluation.mean.items():
-    if value.ndim:
-      for index, item in enumerate(value):
-        scalars[f'val_{key}/{index}'] = float(item)
-    else:
-      scalars[f'val_{key}'] = float(value)
-  return scalars
-
-
 def _record(facts: Facts, measured: Measured) -> RunRecord:
   run, step = facts.run, measured.step
   clock = measured.clock

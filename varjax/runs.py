@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from varjax import identity
+from varjax import errors, identity
 from varjax import spec as specs
 from varjax.data import codes as code_cache
 from varjax.data import sources
@@ -46,8 +46,8 @@ def resolve(run: specs.RunSpec, *, allow_missing: bool = False) -> Resolved:
   def look_up(name, find):
     try:
       inputs[name] = find()
-    except Exception as error:
-      if not allow_missing or not hasattr(error, 'exit_code'):
+    except errors.VarjaxError as error:
+      if not allow_missing:
         raise
       missing.append(f'{name}: {error}')
 
@@ -56,7 +56,7 @@ def resolve(run: specs.RunSpec, *, allow_missing: bool = False) -> Resolved:
   if run.task == 'generate' and run.input == 'codes':
     look_up(
       'codes',
-      lambda: code_cache.read_id(run.codes_dir, inputs.get('tokenizer')),
+      lambda: _codes_id(run.codes_dir, inputs.get('tokenizer')),
     )
   else:
     look_up(
@@ -68,3 +68,19 @@ def resolve(run: specs.RunSpec, *, allow_missing: bool = False) -> Resolved:
 def resolve_run_id(run: specs.RunSpec) -> str:
   """The id alone; see `resolve`."""
   return resolve(run).run_id
+
+
+def _codes_id(directory: str, tokenizer_id: str | None) -> str:
+  """Content hash of both splits of a code cache."""
+  if not directory:
+    raise errors.DataError(
+      'codes_dir is not set; give a folder written by `varjax encode`, or '
+      'set input=images'
+    )
+  ids = [
+    code_cache.open_codes(
+      directory, split, tokenizer_id=tokenizer_id
+    ).fingerprint
+    for split in ('train', 'validation')
+  ]
+  return identity.digest(ids)[:16]

@@ -7,12 +7,15 @@ testable without a mesh; everything around it moves data and keeps accounts.
 from __future__ import annotations
 
 from collections.abc import Callable
+import contextlib
 import functools
 import math
+import os
 from typing import Any
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 import optax
 
 from varjax import (
@@ -30,6 +33,7 @@ from varjax import (
 from varjax import records as run_records
 from varjax import spec as specs
 from varjax.clock import Clock
+from varjax.profiler import Profiler
 from varjax.progress import Progress
 from varjax.runs import Resolved
 from varjax.signals import StopSignal
@@ -67,20 +71,16 @@ def _step(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """One update: gradients, optimiser, the task's own bookkeeping."""
   key = rng.for_step(seed, state.step)
-
-  def loss_fn(params, task_state, micro_batch, micro_key):
-    return task.loss_fn(params, task_state, frozen, micro_batch, micro_key)
-
-  grad_fn = optim.accumulated_value_and_grad(loss_fn, accumulate)
+  grad_fn = optim.accumulated_value_and_grad(task.loss_fn, accumulate)
   (loss, output), grads = grad_fn(
-    state.params, state.task_state, batch, rng.stream(key, 'loss')
+    state.params, state.task_state, frozen, batch, rng.stream(key, 'loss')
   )
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   params, task_state = task.after_update(
     params, output.state, rng.stream(key, 'after_update'), state.step
   )
-  values = dict(output.metrics, loss=loss, grad_norm=optax.global_norm(grads))
+  values = dict(output.metrics, loss=loss, grad_norm=optim.global_norm(grads))
   return TrainState(state.step + 1, params, opt_state, task_state), values
 
 
@@ -123,40 +123,39 @@ def train(
   steps = schedule.resolve_run(run, opened.unique_images)
   total = steps.total
   task = make_task(run)
-  optimizer = optim.make_optimizer(
-    run.optim,
-    total_steps=total,
-    batch_size=run.batch_size,
-    warmup_steps=steps.warmup,
-  )
+  lengths = {
+    'total_steps': total,
+    'batch_size': run.batch_size,
+    'warmup_steps': steps.warmup,
+  }
+  optimizer = optim.make_optimizer(run.optim, **lengths)
 
   # --------------------------------------- abstract shapes, shardings, state
   def init(key: jax.Array) -> TrainState:
     params, task_state = task.init(key)
-    return TrainState(
-      jax.numpy.zeros((), jax.numpy.int32),
-      params,
-      optimizer.init(params),
-      task_state,
-    )
+    opt_state = optimizer.init(params)
+    step = jnp.zeros((), jnp.int32)
+    return TrainState(step, params, opt_state, task_state)
 
-  frozen = jax.device_put(opened.frozen, sharding.replicated(mesh))
   key = rng.stream(jax.random.key(run.seed), 'init')
-  plan = sharding.plan_init(init, mesh, key)
+  abstract = sharding.abstract_sharded(init, mesh, key)
+  frozen = jax.device_put(opened.frozen, sharding.replicated(mesh))
   store = checkpoint.Checkpoints(
-    workdir.checkpoints, resolved.run_id, keep=run.keep_checkpoints
+    workdir.path, resolved.run_id, keep=run.keep_checkpoints
   )
-  with store, sharding.activate(mesh):
+  with contextlib.ExitStack() as stack:
+    stack.callback(store.close)
     # -------------------------------------------------------------- restore
     with clock.phase('setup'):
-      restored = store.restore(plan.abstract)
+      restored = store.restore(abstract)
       if restored is None:
-        state, first, window = plan.create(), 0, Window()
+        first, window = 0, Window()
+        state = sharding.init_sharded(init, mesh, key)
       else:
-        first, state, data_state, meta = restored
-        opened.train.set_state(data_state)
-        clock.restore(meta['clock'])
-        window = Window.restored(meta['window'])
+        first, state = restored.step, restored.state
+        opened.train.set_state(restored.data_state)
+        clock.restore(restored.meta['clock'])
+        window = Window.restored(restored.meta['window'])
     step_fn = jax.jit(
       functools.partial(
         _step,
@@ -166,23 +165,35 @@ def train(
         accumulate=run.optim.accumulate,
       ),
       donate_argnums=0,
-      out_shardings=(plan.shardings, sharding.replicated(mesh)),
+      out_shardings=(
+        jax.tree.map(lambda leaf: leaf.sharding, abstract),
+        sharding.replicated(mesh),
+      ),
     )
     evaluator = evaluate.Evaluator(task, mesh, opened.evaluation)
     facts = recording.Facts(
       run, resolved, opened, total, len(mesh.devices.flat)
     )
-    writer = metrics.MetricWriter(workdir.path, first_step=first)
-    writer.text('parameters', metrics.parameter_overview(state.params))
-    profiler = metrics.Profiler(workdir.path, profile_steps)
+    writer = metrics.MetricWriter(
+      workdir.path, metrics.tensorboard_available(), resume_step=first
+    )
     bar = Progress(
       workdir.path,
-      label=run.name or run.task,
       total_steps=total,
-      first_step=first,
       batch_size=run.batch_size,
-      quiet=quiet,
+      start_step=first,
+      stream=stack.enter_context(open(os.devnull, 'w')) if quiet else None,
+      enabled=jax.process_index() == 0,
     )
+
+    stack.callback(writer.close)
+    stack.callback(bar.close)
+    profiler = Profiler(workdir.path, *(profile_steps or (0, 0)))
+    stack.callback(profiler.close)
+    stop = stack.enter_context(StopSignal())
+    if jax.process_index() == 0:
+      overview = metrics.parameter_overview(state.params)
+      (workdir.path / 'parameters.txt').write_text(overview + '\n')
 
     def save(step: int) -> None:
       window.flush()
@@ -196,50 +207,49 @@ def train(
       with clock.phase('evaluate'):
         evaluation = evaluator(state.params, state.task_state, frozen)
       measured = recording.Measured(step, evaluation, window.last, clock)
-      writer.write(step, recording.evaluation_scalars(evaluation))
+      writer.write(step, evaluation.mean, 'eval')
+      recording.append_curve(workdir, facts, measured)
       return measured
 
     # ----------------------------------------------------------------- loop
-    with StopSignal() as stop, writer, bar, profiler:
-      for step in range(first, total):
-        with clock.phase('data'):
-          host_batch = next(opened.train)
-          batch = sharding.shard_batch(host_batch, mesh)
-        phase = 'compile' if step == first else 'step'
-        with clock.phase(phase), jax.transfer_guard('disallow'):
-          profiler.at(step)
+    for step in range(first, total):
+      profiler.before(step)
+      with clock.phase('data'):
+        batch = sharding.shard_batch(next(opened.train), mesh)
+      # The first call compiles.
+      with clock.phase('compile' if step == first else 'step'):
+        with jax.transfer_guard('disallow'), sharding.use_mesh(mesh):
           state, values = step_fn(state, frozen, batch)
-          # The values of the step before: this step is running meanwhile.
-          window.push(step, values)
+        # Fetches the values of the step before: this one is running.
+        window.push(step, values)
+      _refuse_nan(window, resolved.run_id, store)
+      after = step + 1
+      bar.update(after, window.last.get('loss'))
+      if schedule.due(after, steps.log, total):
+        window.flush()
         _refuse_nan(window, resolved.run_id, store)
-        bar.update(step + 1, window.last.get('loss'))
-        after = step + 1
-        if schedule.due(after, steps.log, total):
-          window.flush()
-          _refuse_nan(window, resolved.run_id, store)
-          rates = optim.hyperparameters(optimizer, after)
-          writer.write(after, window.means() | rates)
-        if after < total and schedule.due(after, steps.evaluate, total):
-          measured = evaluate_at(after)
-          recording.append_curve(workdir, facts, measured)
-        if after < total and schedule.due(after, steps.checkpoint, total):
-          save(after)
-        if stop.requested:
-          save(after)
-          store.wait()
-          raise errors.Interrupted(
-            f'run {resolved.run_id}: stopped by {stop.name} after update '
-            f'{after} of {total}; run the same command again to resume'
-          )
+        rates = optim.hyperparameters(run.optim, step, **lengths)
+        writer.write(after, window.means() | rates)
+      if after == total:
+        break
+      if schedule.due(after, steps.evaluate, total):
+        evaluate_at(after)
+      if schedule.due(after, steps.checkpoint, total):
+        save(after)
+      if stop.requested:
+        save(after)
+        store.wait()
+        raise errors.Interrupted(
+          f'run {resolved.run_id}: stopped by {stop.name} after update '
+          f'{after} of {total}; run the same command again to resume'
+        )
 
-      # ------------------------------------------------------------- record
-      save(total)
-      measured = evaluate_at(total)
-      recording.append_curve(workdir, facts, measured)
-      fields = finish(run, workdir, state)
-      store.wait()
-      record = recording.complete(workdir, facts, measured, fields)
-  return record
+    # --------------------------------------------------------------- record
+    save(total)
+    measured = evaluate_at(total)
+    fields = finish(run, workdir, state)
+    store.wait()
+    return recording.complete(workdir, facts, measured, fields)
 
 
 def _refuse_nan(

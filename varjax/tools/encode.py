@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 import time
 
 import numpy as np
@@ -60,7 +59,8 @@ def main(argv: list[str]) -> int:
   import jax
 
   from varjax import compilation
-  from varjax.data import codes, sources
+  from varjax.data import sources
+  from varjax.data.encode import encode_split
   from varjax.tokenizers import artifact
 
   compilation.enable_cache()
@@ -74,8 +74,8 @@ def main(argv: list[str]) -> int:
       params, images.astype('float32') / 127.5 - 1
     )
 
-  def encode(images: np.ndarray) -> np.ndarray:
-    return np.asarray(encode_batch(params, images))
+  def encode(images: np.ndarray) -> jax.Array:
+    return encode_batch(params, images)
 
   for split in splits:
     source = sources.open_source(data, split)
@@ -88,10 +88,10 @@ def main(argv: list[str]) -> int:
         bar.total = total
         bar.update(done - bar.n)
 
-      manifest = codes.encode_split(
+      manifest = encode_split(
         encode,
         source,
-        pathlib.Path(args.out) / split,
+        args.out,
         tokenizer_id=trained.id,
         code_spec=trained.tokenizer.code_spec,
         data_spec=data,
@@ -104,8 +104,8 @@ def main(argv: list[str]) -> int:
       )
     seconds = time.monotonic() - start
     print(
-      f'{split}: {manifest.count} code rows of {len(source)} images in '
-      f'{seconds:.1f} s, codes {manifest.codes_id[:12]}'
+      f'{split}: codes {manifest.codes_id} of {len(source)} images in '
+      f'{manifest.views} view(s), {seconds:.1f} s'
     )
   return 0
 

@@ -37,10 +37,10 @@ def main(argv: list[str]) -> int:
     run = config.to_spec(loaded, args.workdir)
   mesh = sharding.make_mesh(run.mesh)
   opened = inputs.open_inputs(run, jax.process_index(), jax.process_count())
-  step, params, task_state = checkpoint.load_state(workdir.checkpoints)
-  with sharding.activate(mesh):
-    evaluator = evaluate.Evaluator(make_task(run), mesh, opened.evaluation)
-    result = evaluator(params, task_state, opened.frozen)
+  step = checkpoint.latest_step(workdir.path)
+  saved = checkpoint.load_params(workdir.path, ('params', 'task_state'))
+  evaluator = evaluate.Evaluator(make_task(run), mesh, opened.evaluation)
+  result = evaluator(saved['params'], saved['task_state'], opened.frozen)
   values = {
     'run_id': workdir.run_id(),
     'step': step,

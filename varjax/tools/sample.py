@@ -44,30 +44,24 @@ def main(argv: list[str]) -> int:
 
   from varjax import compilation
   from varjax.evals import sheets
-  from varjax.sampling.generator import Generator
-  from varjax.trained import load_generator
+  from varjax.pipeline import VarPipeline
 
   compilation.enable_cache()
-  loaded = load_generator(args.workdir, args.tokenizer)
-  labels = np.repeat(
-    _labels(args.labels, loaded.run.model.num_classes), args.repeat
-  )
-  defaults = loaded.run.sample
-  generator = Generator(
-    loaded,
-    cfg=defaults.cfg if args.cfg is None else args.cfg,
-    top_k=defaults.top_k if args.top_k is None else args.top_k,
-    top_p=defaults.top_p if args.top_p is None else args.top_p,
+  pipe = VarPipeline.from_workdir(args.workdir, tokenizer_dir=args.tokenizer)
+  labels = np.repeat(_labels(args.labels, pipe.num_classes), args.repeat)
+  images = pipe.sample_batches(
+    labels,
+    args.seed,
+    min(args.batch_size, len(labels)),
+    cfg=args.cfg,
+    top_k=args.top_k,
+    top_p=args.top_p,
     smooth=args.smooth,
   )
-  images = generator.images(labels, args.seed, args.batch_size)
   out.parent.mkdir(parents=True, exist_ok=True)
   columns = args.columns or max(args.repeat, round(len(images) ** 0.5))
   sheets.image_grid(images, out, columns)
-  print(
-    f'{len(images)} images of run {loaded.run_id} at update {loaded.step} '
-    f'written to {out}'
-  )
+  print(f'{len(images)} images of {pipe.label} written to {out}')
   return 0
 
 

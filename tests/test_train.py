@@ -1,0 +1,261 @@
+"""The train loop end to end: accounts, resume, signals, NaN, refusals."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from varjax import (
+  checkpoint,
+  cli,
+  errors,
+  flops,
+  metrics,
+  records,
+  runs,
+  sharding,
+  train,
+)
+from varjax.artifacts import FINISH
+from varjax.workdir import Workdir
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def run_to_end(run, path):
+  workdir = Workdir(path)
+  resolved = runs.resolve(run)
+  workdir.claim(run, resolved.run_id)
+  return train.train(run, workdir, resolved, FINISH[run.task], quiet=True)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def one_device():
+  """A mesh of one device: sharding has its own tests, and compiles longer."""
+  with pytest.MonkeyPatch.context() as patch:
+    make_mesh = sharding.make_mesh
+    patch.setattr(
+      sharding, 'make_mesh', lambda spec: make_mesh(spec, jax.devices()[:1])
+    )
+    yield
+
+
+@pytest.fixture(scope='module')
+def world(tmp_path_factory):
+  """Images, a trained tokenizer and its codes."""
+  root = tmp_path_factory.mktemp('world')
+  images = tiny.write_images(root / 'images')
+  run_to_end(tiny.tokenizer_run(images), root / 'tok')
+  argv = ['encode', '--tokenizer', str(root / 'tok'), '--quiet']
+  assert cli.main([*argv, '--out', str(root / 'codes'), '--views', '2']) == 0
+  return images, root / 'tok', root / 'codes'
+
+
+@pytest.fixture(scope='module')
+def undisturbed(world, tmp_path_factory):
+  path = tmp_path_factory.mktemp('undisturbed')
+  return run_to_end(tiny.var_run(*world), path), path
+
+
+def test_tokenizer_leaves_weights_record_and_sheet(world):
+  _, tokenizer, _ = world
+  record = records.read(tokenizer / 'records.jsonl')[-1]
+  assert record.status == 'complete'
+  assert record.task == 'reconstruct'
+  assert record.val_images == 12
+  assert record.val_loss_nats_per_token is None
+  assert 0 < record.code_usage <= 1
+  assert len(json.loads(record.val_psnr_scales)) == 3
+  described = json.loads((tokenizer / 'tokenizer.json').read_text())
+  assert record.tokenizer_id == described['tokenizer_id']
+  assert (tokenizer / 'reconstruction.png').stat().st_size > 1000
+
+
+def test_accounts_are_exact(world, undisturbed):
+  record, path = undisturbed
+  run = tiny.var_run(*world)
+  assert record.steps == record.total_steps == 6
+  assert record.images_seen == 6 * run.batch_size
+  assert record.unique_images == 30
+  assert record.epochs == pytest.approx(48 / 30)
+  assert record.tokens_seen == record.images_seen * 21
+  assert record.loss_kind == 'exact'
+  per_image = record.flops_train_total / record.images_seen
+  planned = flops.train_flops_per_image(run.model, run.tokenizer).total
+  assert per_image == planned
+  assert record.params_total == record.params_body + record.params_embed_head
+  curve = records.load_curves(path / 'curves.jsonl')
+  assert curve['steps'].tolist() == [3, 6]
+  last = curve['val_loss_nats_per_token'].iloc[-1]
+  assert last == record.val_loss_nats_per_token
+  scales = np.array(json.loads(record.val_loss_scales))
+  weights = np.array([1, 4, 16]) / 21
+  assert (scales * weights).sum() == pytest.approx(last, rel=1e-5)
+
+
+def test_parameters_in_the_checkpoint_are_those_of_the_record(undisturbed):
+  record, path = undisturbed
+  saved = checkpoint.load_params(path, ('params',))['params']
+  assert sum(x.size for x in jax.tree.leaves(saved)) == record.params_total
+
+
+def test_training_lowers_the_loss(world, tmp_path):
+  run = tiny.var_run(*world, **{'total.steps': 40, 'evaluate.steps': 10})
+  record = run_to_end(run, tmp_path)
+  curve = records.load_curves(tmp_path / 'curves.jsonl')
+  assert record.val_loss_nats_per_token < np.log(32)
+  assert curve['val_loss_nats_per_token'].iloc[0] > (
+    record.val_loss_nats_per_token
+  )
+
+
+def test_resumed_equals_uninterrupted_bit_for_bit(
+  world, undisturbed, tmp_path, monkeypatch
+):
+  record, path = undisturbed
+  run = tiny.var_run(*world)
+
+  class PowerCut(BaseException):
+    pass
+
+  real = train._step
+  calls = []
+
+  def cut(_, step, __):
+    calls.append(step)
+    if step == 5:
+      raise PowerCut
+
+  with monkeypatch.context() as patch:
+    patch.setattr(train.Progress, 'update', cut)
+    with pytest.raises(PowerCut):
+      run_to_end(run, tmp_path)
+  assert train._step is real
+  assert checkpoint.latest_step(tmp_path) == 4
+  again = run_to_end(run, tmp_path)
+  assert again.restarts == 1
+  for field in ('val_loss_nats_per_token', 'val_err', 'val_loss_scales',
+                'val_loss_uncond_nats_per_token',
+                'train_loss_nats_per_token'):  # fmt: skip
+    assert getattr(again, field) == getattr(record, field), field
+  one = checkpoint.load_params(path, ('params',))
+  other = checkpoint.load_params(tmp_path, ('params',))
+  jax.tree.map(np.testing.assert_array_equal, one, other)
+  curves = [
+    records.load_curves(p / 'curves.jsonl')['val_loss_nats_per_token'].tolist()
+    for p in (path, tmp_path)
+  ]
+  assert curves[0] == curves[1]
+  logs = [_metrics(p) for p in (path, tmp_path)]
+  assert logs[0] == logs[1]
+
+
+def _metrics(path):
+  """Logged training losses by step."""
+  return {
+    row['step']: row['train/loss']
+    for row in metrics.read(path)
+    if 'train/loss' in row
+  }
+
+
+def test_a_complete_run_is_not_repeated(world, undisturbed):
+  record, path = undisturbed
+  before = (path / 'records.jsonl').read_bytes()
+  again = run_to_end(tiny.var_run(*world), path)
+  assert again == record
+  assert (path / 'records.jsonl').read_bytes() == before
+
+
+def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(world, tmp_path):
+  run = tiny.var_run(
+    *world,
+    **{
+      'optim.lr': 1e30,
+      'optim.clip_norm': 0.0,
+      'optim.schedule': 'lin00',
+      'checkpoint.steps': 1,
+      'total.steps': 12,
+    },
+  )
+  with pytest.raises(errors.TrainingStopped, match='the loss of update'):
+    run_to_end(run, tmp_path)
+  assert not (tmp_path / 'records.jsonl').exists()
+  step = checkpoint.latest_step(tmp_path)
+  assert step is not None
+  assert step < 12
+  saved = checkpoint.load_params(tmp_path, ('params',))
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(saved))
+
+
+def test_on_the_fly_encoding_trains_too(world, tmp_path):
+  run = tiny.var_run(*world, **{'input': 'images', 'total.steps': 2})
+  record = run_to_end(run, tmp_path)
+  assert record.flops_tokenizer > 0
+  assert record.val_images == 12
+
+
+def test_accumulation_trains_over_micro_batches(world, tmp_path):
+  overrides = {'optim.accumulate': 2, 'batch_size': 16, 'total.steps': 2}
+  record = run_to_end(tiny.var_run(*world, **overrides), tmp_path)
+  assert np.isfinite(record.val_loss_nats_per_token)
+
+
+@pytest.mark.parametrize(
+  ('overrides', 'said'),
+  [
+    ({'model.num_classes': 5}, 'the data has 3 classes'),
+    ({'tokenizer.commitment': 0.5}, 'was trained with 0.25'),
+    ({'codes_dir': 'nowhere'}, 'nowhere'),
+    ({'tokenizer_dir': 'nowhere'}, 'tokenizer.json'),
+    ({'tokenizer_dir': ''}, 'tokenizer_dir is not set'),
+  ],
+)
+def test_contradictions_are_one_sentence(world, tmp_path, overrides, said):
+  run = tiny.var_run(*world, **overrides)
+  with pytest.raises(errors.VarjaxError) as caught:
+    run_to_end(run, tmp_path / 'w')
+  assert said in str(caught.value)
+  assert '\n' not in str(caught.value)
+  assert not (tmp_path / 'w' / 'records.jsonl').exists()
+
+
+def test_sigterm_saves_and_the_same_command_resumes(world, tmp_path):
+  places = [str(place) for place in world]
+  experiment = tmp_path / 'exp.py'
+  experiment.write_text(
+    'import pathlib\nimport tiny\nfrom varjax import config\n'
+    'def get_config(arg):\n'
+    f'  run = tiny.var_run(*map(pathlib.Path, {places!r}))\n'
+    '  return config.as_config(run)\n'
+  )
+  path = os.pathsep.join([str(ROOT), str(ROOT / 'tests')])
+  environment = {**os.environ, 'PYTHONPATH': path, 'XLA_FLAGS': ''}
+  argv = [sys.executable, '-m', 'varjax', 'train', '--config',
+          str(experiment), '--workdir', str(tmp_path / 'w'), '--quiet',
+          '--config.total.steps=100000']  # fmt: skip
+  process = subprocess.Popen(argv, env=environment, cwd=ROOT,
+                             stderr=subprocess.PIPE, text=True)  # fmt: skip
+  progress = tmp_path / 'w' / 'progress.json'
+  deadline = time.monotonic() + 120
+  while not (progress.exists() and json.loads(progress.read_text())['step']):
+    assert process.poll() is None, process.stderr.read()
+    assert time.monotonic() < deadline
+    time.sleep(0.1)
+  process.send_signal(signal.SIGTERM)
+  _, stderr = process.communicate(timeout=60)
+  assert process.returncode == 143
+  assert 'stopped by SIGTERM' in stderr
+  assert 'run the same command again' in stderr
+  saved = checkpoint.latest_step(tmp_path / 'w')
+  assert saved
+  said = int(stderr.split('after update ')[1].split()[0])
+  assert saved == said

@@ -1,0 +1,338 @@
+"""VarPipeline: a tokenizer and a transformer, ready to use.
+
+The interface for people: load from a workdir or from official weights, then
+encode, decode, score, sample and edit images. Every method is compiled once
+per shape; weights stay on the device and are arguments of the programs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+import os
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from varjax import checkpoint, errors
+from varjax import spec as specs
+from varjax.models.transformer import Transformer
+from varjax.orders import make_order
+from varjax.orders.base import Order
+from varjax.sampling import edit as editing
+from varjax.sampling import loop
+from varjax.tokenizers import artifact
+from varjax.tokenizers.base import Tokenizer
+from varjax.types import PyTree
+from varjax.workdir import Workdir
+
+
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+  """The static arguments of a sampling program."""
+
+  cfg: float
+  top_k: int
+  top_p: float
+  smooth: bool
+
+
+class VarPipeline:
+  """Images to codes and back, likelihoods, samples and edits.
+
+  Attributes:
+    tokenizer, order, model: the parts, without weights.
+    defaults: guidance and truncation where a call names none.
+    label: what the weights are, for people ('run 1a2b at update 300').
+  """
+
+  def __init__(
+    self,
+    tokenizer: Tokenizer,
+    tokenizer_params: PyTree,
+    order: Order,
+    model: Transformer,
+    params: PyTree,
+    *,
+    defaults: specs.SampleSpec | None = None,
+    label: str = '',
+  ):
+    self.tokenizer = tokenizer
+    self.order = order
+    self.model = model
+    self.defaults = defaults or specs.SampleSpec()
+    self.label = label
+    self._weights = jax.device_put(
+      {'tokenizer': tokenizer_params, 'model': params}
+    )
+
+  @classmethod
+  def from_workdir(
+    cls, path: str | os.PathLike[str], *, tokenizer_dir: str = ''
+  ) -> VarPipeline:
+    """Loads the newest checkpoint of a `generate` run.
+
+    Args:
+      path: workdir of the run.
+      tokenizer_dir: where the tokenizer is now; '' uses the run's own path.
+
+    Raises:
+      CheckpointError: not a workdir, no checkpoint, or a run of stage 1.
+      DataError: the tokenizer is missing, corrupt, or of another spec.
+    """
+    workdir = Workdir(pathlib.Path(path))
+    run = workdir.run()
+    if run.task != 'generate':
+      raise errors.CheckpointError(
+        f'{path}: holds a {run.task} run; this needs a generate run'
+      )
+    trained = artifact.load(tokenizer_dir or run.tokenizer_dir)
+    if trained.spec != run.tokenizer:
+      raise errors.DataError(
+        f'{tokenizer_dir or run.tokenizer_dir}: is not the tokenizer that '
+        f'{path} was trained with'
+      )
+    order = make_order(run.order, trained.spec)
+    params = checkpoint.load_params(workdir.path, ('params',))['params']
+    step = checkpoint.latest_step(workdir.path)
+    return cls(
+      trained.tokenizer,
+      trained.params,
+      order,
+      Transformer(run.model, order.layout),
+      params,
+      defaults=run.sample,
+      label=f'run {workdir.run_id()} at update {step}',
+    )
+
+  @property
+  def num_classes(self) -> int:
+    """Class labels; the label `num_classes` (or any negative) is "none"."""
+    return self.model.spec.num_classes
+
+  @property
+  def grids(self) -> tuple[tuple[int, int], ...]:
+    """(height, width) of each scale."""
+    return self.tokenizer.code_spec.grids
+
+  def encode(self, images: jax.Array | np.ndarray) -> tuple[jax.Array, ...]:
+    """Codes of images.
+
+    Args:
+      images: float [B, H, W, 3] in [-1, 1].
+
+    Returns:
+      int32 [B, h, w] for each scale.
+    """
+    codes = self._encode(self._weights, jnp.asarray(images, jnp.float32))
+    return self._split(codes)
+
+  def decode(self, codes: Sequence[jax.Array | np.ndarray]) -> jax.Array:
+    """Images [B, H, W, 3] in [-1, 1] of codes as `encode` returns them.
+
+    Raises:
+      DataError: scales of another number or shape.
+    """
+    return self._decode(self._weights, self._join(codes))
+
+  def logits(
+    self,
+    labels: jax.Array | np.ndarray,
+    codes: Sequence[jax.Array | np.ndarray],
+  ) -> jax.Array:
+    """Teacher-forced logits, float32 [B, L, V], without label drop.
+
+    Args:
+      labels: int [B]; negative is "no class".
+      codes: int [B, h, w] for each scale.
+    """
+    labels = self._labels(labels)
+    return self._logits(self._weights, labels, self._join(codes))
+
+  def sample(
+    self,
+    labels: jax.Array | np.ndarray,
+    rng: jax.Array,
+    cfg: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    smooth: bool = False,
+    gumbel: jax.Array | np.ndarray | None = None,
+  ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """Generates one image per label.
+
+    Args:
+      labels: int [B]; negative is "no class".
+      rng: one key (image i draws from `fold_in(rng, i)`), or a key for each
+        image: then an image does not depend on the batch it is in.
+      cfg: guidance at the last scale; 0 is none.
+      top_k: codes kept per position, 0 for all; 1 is greedy.
+      top_p: probability mass kept per position, 0 for all.
+      smooth: mix codes instead of drawing one; nicer to look at.
+      gumbel: noise [B, L, V] for `smooth`.
+
+    Returns:
+      Images float32 [B, H, W, 3] in [0, 1], and the codes as drawn.
+    """
+    images, codes = self._generate(
+      labels, rng, cfg, top_k, top_p, smooth, gumbel, None
+    )
+    return images, codes
+
+  def edit(
+    self,
+    images: jax.Array | np.ndarray,
+    labels: jax.Array | np.ndarray,
+    keep_mask: np.ndarray,
+    rng: jax.Array,
+    cfg: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    smooth: bool = False,
+    gumbel: jax.Array | np.ndarray | None = None,
+  ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """Generates what a mask does not keep (VAR section 5.2).
+
+    Args:
+      images: float [B, H, W, 3] in [-1, 1].
+      labels: int [B]; negative, the official choice for in- and
+        out-painting, is "no class".
+      keep_mask: [h, w] on the finest grid, 1 where the image is kept; see
+        `sampling.edit.box_mask`.
+      rng, cfg, top_k, top_p, smooth, gumbel: see `sample`.
+
+    Returns:
+      Images float32 [B, H, W, 3] in [0, 1], and the codes that were drawn,
+      before the kept ones replaced them.
+
+    Raises:
+      ConfigError: the mask is not on the finest grid.
+    """
+    codes = self._encode(self._weights, jnp.asarray(images, jnp.float32))
+    known = editing.known(codes, np.asarray(keep_mask), self.grids)
+    return self._generate(labels, rng, cfg, top_k, top_p, smooth, gumbel, known)
+
+  def sample_batches(
+    self,
+    labels: np.ndarray,
+    seed: int,
+    batch_size: int,
+    **settings: float | int | bool | None,
+  ) -> np.ndarray:
+    """Many images in batches; image i depends on `seed` and i alone.
+
+    Returns:
+      float32 [n, H, W, 3] in [0, 1].
+    """
+    key = jax.random.key(seed)
+    fold = jax.vmap(functools.partial(jax.random.fold_in, key))
+    images = []
+    for start in range(0, len(labels), batch_size):
+      # The last batch is padded: another shape would compile again.
+      index = np.arange(start, start + batch_size)
+      part = labels[np.minimum(index, len(labels) - 1)]
+      batch, _ = self.sample(part, fold(jnp.asarray(index)), **settings)
+      images.append(np.asarray(batch)[: len(labels) - start])
+    return np.concatenate(images)
+
+  # --- compiled parts -------------------------------------------------------
+
+  @functools.cached_property
+  def _encode(self):
+    return jax.jit(
+      lambda weights, images: self.tokenizer.encode(
+        weights['tokenizer'], images
+      )
+    )
+
+  @functools.cached_property
+  def _decode(self):
+    return jax.jit(
+      lambda weights, codes: self.tokenizer.decode(weights['tokenizer'], codes)
+    )
+
+  @functools.cached_property
+  def _logits(self):
+    def logits(weights, labels, codes):
+      quantizer = self.tokenizer.quantizer(weights['tokenizer'])
+      example = self.order.example(quantizer, codes)
+      variables = {'params': weights['model']}
+      result = self.model.apply(
+        variables,
+        labels,
+        example.inputs,
+        positions=example.positions,
+        steps=example.steps,
+      )
+      return result[:, :, 0]
+
+    return jax.jit(logits)
+
+  @functools.lru_cache(maxsize=16)  # noqa: B019 - a pipeline lives long
+  def _sampler(self, settings: _Settings):
+    def run(weights, labels, rng, gumbel, known):
+      codes, features = loop.sample(
+        self.model,
+        weights['model'],
+        self.order,
+        self.tokenizer.quantizer(weights['tokenizer']),
+        labels,
+        rng,
+        cfg=settings.cfg,
+        top_k=settings.top_k,
+        top_p=settings.top_p,
+        smooth=settings.smooth,
+        gumbel=gumbel,
+        known=known,
+      )
+      images = self.tokenizer.decode_features(weights['tokenizer'], features)
+      return (images + 1) / 2, codes
+
+    return jax.jit(run)
+
+  def _generate(self, labels, rng, cfg, top_k, top_p, smooth, gumbel, known):
+    defaults = self.defaults
+    settings = _Settings(
+      cfg=float(defaults.cfg if cfg is None else cfg),
+      top_k=int(defaults.top_k if top_k is None else top_k),
+      top_p=float(defaults.top_p if top_p is None else top_p),
+      smooth=smooth,
+    )
+    noise = None if gumbel is None else jnp.asarray(gumbel)
+    images, codes = self._sampler(settings)(
+      self._weights, self._labels(labels), rng, noise, known
+    )
+    return images, self._split(codes)
+
+  # --- shapes ---------------------------------------------------------------
+
+  def _labels(self, labels: jax.Array | np.ndarray) -> jax.Array:
+    labels = np.atleast_1d(np.asarray(labels))
+    if labels.size and labels.max() > self.num_classes:
+      raise errors.DataError(
+        f'label {labels.max()}: must be below {self.num_classes}, or '
+        'negative for "no class"'
+      )
+    none = labels < 0
+    return jnp.asarray(np.where(none, self.num_classes, labels), jnp.int32)
+
+  def _split(self, codes: jax.Array) -> tuple[jax.Array, ...]:
+    offsets = self.tokenizer.code_spec.offsets
+    return tuple(
+      codes[:, start:stop, 0].reshape(-1, *grid)
+      for start, stop, grid in zip(
+        offsets[:-1], offsets[1:], self.grids, strict=True
+      )
+    )
+
+  def _join(self, codes: Sequence[jax.Array | np.ndarray]) -> jax.Array:
+    shapes = [tuple(np.shape(c)[1:]) for c in codes]
+    if shapes != [tuple(grid) for grid in self.grids]:
+      raise errors.DataError(
+        f'codes of shapes {shapes}: must have the scales {list(self.grids)}'
+      )
+    flat = [jnp.asarray(c, jnp.int32).reshape(len(c), -1) for c in codes]
+    return jnp.concatenate(flat, axis=1)[..., None]
