@@ -27,7 +27,7 @@ check:  ## formatting, lint, types, lock files
 	@./environment.sh test
 	$(VENV)/ruff format --check .
 	$(VENV)/ruff check .
-	$(VENV)/pyright
+	$(VENV)/pyright --pythonpath $(VENV)/python
 	@! grep -n '://' requirements*.lock || \
 	  { echo 'lock files must not name an address' >&2; exit 1; }
 
