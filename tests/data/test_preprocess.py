@@ -106,7 +106,7 @@ def test_uniforms_are_uniform():
 
 
 def test_grey_becomes_rgb():
-  grey = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8), 'L')
+  grey = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
   decoded = images.decode(_png(grey), 'grey')
   assert decoded.shape == (8, 8, 3)
   np.testing.assert_array_equal(decoded[..., 0], decoded[..., 2])
