@@ -48,7 +48,9 @@ def _search(rows: jax.Array, entries: jax.Array) -> jax.Array:
   return jnp.argmax(scores, -1).astype(jnp.int32)
 
 
-def _search_in_blocks(rows: jax.Array, entries: jax.Array) -> jax.Array:
+def _search_in_blocks(
+  rows: jax.Array, entries: jax.Array, elements: int = _CPU_BLOCK
+) -> jax.Array:
   """`_search` for CPUs, where a variadic reduction is not vectorised."""
   count, vocab = rows.shape[0], entries.shape[0]
 
@@ -59,7 +61,7 @@ def _search_in_blocks(rows: jax.Array, entries: jax.Array) -> jax.Array:
     first = jnp.min(jnp.where(scores == best, index, vocab), -1)
     return jnp.minimum(first, vocab - 1)  # NaN equals nothing
 
-  size = max(_CPU_BLOCK // vocab, 1)
+  size = max(elements // vocab, 1)
   if count <= size:
     return search(rows)
   blocks = -(-count // size)
