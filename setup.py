@@ -13,6 +13,12 @@ def _version() -> str:
   return re.search(r"^__version__ = '(.+)'$", text, re.MULTILINE).group(1)
 
 
+def _readme() -> str:
+  # Absent where only the files that the environment depends on are copied.
+  file = _ROOT / 'README.md'
+  return file.read_text() if file.is_file() else ''
+
+
 _EXTRAS = {
   # Accelerators: pick one.
   'tpu': ['jax[tpu]>=0.10.2,<0.12'],
@@ -45,20 +51,18 @@ setuptools.setup(
   description=(
     'Scaling-law experiments for visual autoregressive models in JAX'
   ),
-  long_description=(
-    (_ROOT / 'README.md').read_text() if (_ROOT / 'README.md').is_file() else ''
-  ),
+  long_description=_readme(),
   long_description_content_type='text/markdown',
   license='Apache-2.0',
   license_files=['LICENSE', 'NOTICE'],
   python_requires='>=3.11,<3.13',
   packages=setuptools.find_packages(include=['varjax', 'varjax.*']),
   package_data={
-    'varjax': ['data/emoji/*', '**/templates/*', '**/*.md', '**/*.npz'],
+    'varjax.data.emoji': ['emoji32.npz', 'LICENSES.md'],
+    'varjax.scaling': ['templates/*'],
   },
   entry_points={'console_scripts': ['varjax = varjax.cli:main']},
   install_requires=[
-    'absl-py>=2.1,<3',
     'array-record>=0.7,<0.9',
     'clu>=0.0.12,<0.1',
     'einops>=0.8,<0.9',
@@ -69,6 +73,7 @@ setuptools.setup(
     'jax>=0.10.2,<0.12',
     'jaxtyping>=0.3,<0.4',
     'jinja2>=3.1,<4',
+    'markupsafe>=3,<4',
     'matplotlib>=3.9,<4',
     'ml-collections>=1.0,<2',
     'numpy>=2.0,<3',
@@ -77,9 +82,10 @@ setuptools.setup(
     'pandas>=2.2,<4',
     'pillow>=11,<14',
     'pyarrow>=18,<27',
-    'rich>=13,<16',
+    'safetensors>=0.5,<0.9',
     'scipy>=1.14,<2',
     'tensorflow-datasets>=4.9.8,<5',
+    'tqdm>=4.66,<5',
   ],
   extras_require=_EXTRAS,
 )
