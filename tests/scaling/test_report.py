@@ -11,7 +11,14 @@ import planted
 import pytest
 
 from varjax import errors, records
-from varjax.scaling import figures, notation, report, summary, sweepdir
+from varjax.scaling import (
+  figures,
+  notation,
+  report,
+  run_figures,
+  summary,
+  sweepdir,
+)
 from varjax.tools import report as tool
 
 
@@ -267,7 +274,7 @@ def test_frontier_is_not_beaten():
       for c, y in ((1.0, 5.0), (2.0, 5.5), (3.0, 4.0), (4.0, 4.0), (5.0, 3.0))
     ]
   )
-  lower = figures.frontier(table)
+  lower = run_figures.frontier(table)
   assert lower['flops_train_total'].tolist() == [1.0, 3.0, 5.0]
 
 

@@ -20,7 +20,8 @@ import urllib.parse
 import jinja2
 import markupsafe
 
-from varjax.scaling import figures, notation, plots, summary, sweepdir
+from varjax.scaling import canvas, figures, notation, summary, sweepdir
+from varjax.scaling.exhibit import Exhibit
 
 _TEMPLATES = pathlib.Path(__file__).parent / 'templates'
 _PNG = b'\x89PNG\r\n\x1a\n'
@@ -43,7 +44,7 @@ def write(directory: str | os.PathLike[str]) -> list[pathlib.Path]:
   """
   sweep = sweepdir.read(directory)
   exhibits = figures.build(sweep)
-  drawings = {e.name: plots.to_svg(e.figure, e.name) for e in exhibits}
+  drawings = {e.name: canvas.to_svg(e.figure, e.name) for e in exhibits}
   written = _write_figures(sweep.path / 'figures', exhibits, drawings)
   context = summary.context(sweep)
   html = _render(
@@ -58,7 +59,7 @@ def write(directory: str | os.PathLike[str]) -> list[pathlib.Path]:
 
 def html_context(
   sweep: sweepdir.SweepDir,
-  exhibits: list[figures.Exhibit],
+  exhibits: list[Exhibit],
   drawings: dict[str, str],
   context: dict[str, Any],
 ) -> dict[str, Any]:
@@ -69,7 +70,7 @@ def html_context(
     'style': markupsafe.Markup(style),
     'exhibits': [
       {**_describe(e),
-       'svg': markupsafe.Markup(plots.inline(drawings[e.name], e.name))}
+       'svg': markupsafe.Markup(canvas.inline(drawings[e.name], e.name))}
       for e in exhibits
     ],
     'pictures': [_embed(p, sweep.path) for p in sweep.pictures],
@@ -78,7 +79,7 @@ def html_context(
 
 def md_context(
   sweep: sweepdir.SweepDir,
-  exhibits: list[figures.Exhibit],
+  exhibits: list[Exhibit],
   context: dict[str, Any],
 ) -> dict[str, Any]:
   """The common context, with figures and pictures as relative paths."""
@@ -136,7 +137,7 @@ def _render(name: str, context: dict[str, Any]) -> str:
   return environment.get_template(name).render(context)
 
 
-def _describe(exhibit: figures.Exhibit) -> dict[str, Any]:
+def _describe(exhibit: Exhibit) -> dict[str, Any]:
   return {
     'name': exhibit.name,
     'section': exhibit.section,
@@ -180,7 +181,7 @@ def _code(text: str) -> markupsafe.Markup:
 
 def _write_figures(
   folder: pathlib.Path,
-  exhibits: list[figures.Exhibit],
+  exhibits: list[Exhibit],
   drawings: dict[str, str],
 ) -> list[pathlib.Path]:
   """SVG and CSV of every figure; removes those of an earlier report."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from varjax.scaling import figures, notation, sweepdir
+from varjax.scaling import fit_view, notation, sweepdir
 
 EXPONENTS = ('alpha', 'beta', 'gamma', 'eta', 'exponent')
 _PACKAGES = ('varjax', 'numpy', 'scipy', 'pandas', 'matplotlib')
@@ -36,7 +36,7 @@ _CHECKLIST = (
 
 def context(sweep: sweepdir.SweepDir) -> dict[str, Any]:
   """Everything the templates show, but for figures and pictures."""
-  fits = figures.fits_of(sweep.fit)
+  fits = fit_view.fits_of(sweep.fit)
   models = sweep.models
   complete = models[models['status'] == 'complete']
   return {
@@ -47,7 +47,7 @@ def context(sweep: sweepdir.SweepDir) -> dict[str, Any]:
     'fits': [fit_row(f) for f in fits],
     'holdout': [row for f in fits for row in holdout_rows(f)],
     'backtests': [
-      {'fit': figures.title_of(f), **f['backtest']}
+      {'fit': fit_view.title_of(f), **f['backtest']}
       for f in fits
       if f.get('backtest')
     ],
@@ -64,6 +64,7 @@ def context(sweep: sweepdir.SweepDir) -> dict[str, Any]:
     'failed': [r for r in run_rows(sweep.runs) if r['status'] != 'complete'],
     'num_complete': len(complete),
     'checklist': checklist(sweep.fit),
+    'plan': sweep.plan,
     'commands': sweep.commands,
     'versions': versions(sweep),
     'written': datetime.datetime.now(datetime.UTC).strftime(
@@ -96,13 +97,13 @@ def headline(sweep: sweepdir.SweepDir, fits: list[dict[str, Any]]) -> list[str]:
   names = [k for k in EXPONENTS if k in (best.get('params') or {})]
   if names:
     listed = ', '.join(exponent_text(best, k) for k in names)
-    x_label, y_label = figures.axis_labels(best)
+    x_label, y_label = fit_view.axis_labels(best)
     sentences.append(
-      f'{figures.title_of(best)}, {y_label} against {x_label}: {listed}.'
+      f'{fit_view.title_of(best)}, {y_label} against {x_label}: {listed}.'
     )
   else:
     sentences.append(
-      f'{figures.title_of(best)} has no fitted exponent; see the notices.'
+      f'{fit_view.title_of(best)} has no fitted exponent; see the notices.'
     )
   rows = [h for h in holdout_rows(best) if h['error'] is not None]
   for row in rows:
@@ -181,7 +182,7 @@ def notices(
     found.append(('warning', 'No fit.json here: only runs are shown.'))
   for level, key in (('refusal', 'refusals'), ('warning', 'warnings')):
     for fit in [sweep.fit or {}, *fits]:
-      where = '' if fit is sweep.fit else f'{figures.title_of(fit)}: '
+      where = '' if fit is sweep.fit else f'{fit_view.title_of(fit)}: '
       for item in fit.get(key) or []:
         text = notation.sentence(item)
         if not any(t in (text, where + text) for _, t in found):
@@ -206,14 +207,14 @@ def fit_row(fit: Mapping[str, Any]) -> dict[str, Any]:
   """One line of the table of fits."""
   intervals = fit.get('intervals') or {}
   residuals = [
-    r['residual'] for r in figures.residual_rows(fit) if r['role'] == 'fit'
+    r['residual'] for r in fit_view.residual_rows(fit) if r['role'] == 'fit'
   ]
   return {
-    'title': figures.title_of(fit),
+    'title': fit_view.title_of(fit),
     'formula': fit.get('formula'),
     'form': fit.get('form'),
-    'x': figures.axis_labels(fit)[0],
-    'y': figures.axis_labels(fit)[1],
+    'x': fit_view.axis_labels(fit)[0],
+    'y': fit_view.axis_labels(fit)[1],
     'params': [
       {
         'name': notation.symbol(str(name)),
@@ -254,7 +255,7 @@ def holdout_rows(
     lo, hi = notation.ends(held)
     result.append(
       {
-        'fit': figures.title_of(fit),
+        'fit': fit_view.title_of(fit),
         'name': str(held.get('name') or held.get('run_id') or 'run'),
         'x': held.get('x') if held.get('x') is not None else held.get('n'),
         'measured': measured,
@@ -302,7 +303,7 @@ def checklist(fit: Mapping[str, Any] | None) -> list[dict[str, str]]:
       {'item': str(k).replace('_', ' ').capitalize(), 'value': _short(v)}
       for k, v in given.items()
     ]
-  primary = next(iter(figures.fits_of(fit)), {})
+  primary = next(iter(fit_view.fits_of(fit)), {})
   rows = []
   for item, keys in _CHECKLIST:
     value = next(

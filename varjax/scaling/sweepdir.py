@@ -41,6 +41,7 @@ class SweepDir:
     runs: one row per run, columns of `records.RunRecord`.
     curves: one row per run and evaluation; may be empty.
     fit: contents of `fit.json`, None without one.
+    plan: contents of `plan.json`, None without one.
     commands: what was executed, each with `command` and `seconds`.
     pictures: sample and reconstruction sheets.
   """
@@ -49,6 +50,7 @@ class SweepDir:
   runs: pd.DataFrame
   curves: pd.DataFrame
   fit: dict[str, Any] | None
+  plan: dict[str, Any] | None
   commands: list[dict[str, Any]]
   pictures: list[Picture]
 
@@ -89,12 +91,16 @@ def read(path: str | os.PathLike[str]) -> SweepDir:
     else records.frame([])
   )
   fit = read_json(folder / 'fit.json', dict)
+  plan = read_json(folder / 'plan.json', dict)
+  if plan is not None and plan.get('kind') != 'varjax.plan':
+    raise errors.RecordError(f'{folder / "plan.json"}: not a plan')
   commands = read_json(folder / 'commands.json', list) or []
   return SweepDir(
     folder,
     runs,
     curves,
     fit,
+    plan,
     [c if isinstance(c, dict) else {'command': str(c)} for c in commands],
     _pictures(folder),
   )
