@@ -143,7 +143,7 @@ def test_one_bad_trial_refuses_the_whole_sweep(bench, tmp_path):
 
 
 def test_cores_are_shared_out():
-  assert local.split_cores([0, 1, 2, 3, 4], 2) == [[0, 1], [2, 3, 4]]
+  assert local.split_cores([0, 1, 2, 3, 4], 2) == [[0, 1], [2, 3]]
   assert local.split_cores([3, 5], 3) == [[3], [5], [3]]
   assert local.split_cores([3, 5], 1) == [[3, 5]]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
-import itertools
 import os
 import pathlib
 import signal
@@ -33,13 +32,16 @@ def default_parallel() -> int:
 
 
 def split_cores(available: Sequence[int], parallel: int) -> list[list[int]]:
-  """Shares cores among trials: disjoint where there are enough of them."""
+  """Shares cores among trials: disjoint where there are enough of them.
+
+  All shares are equal and a remainder stays idle: the number of threads
+  decides how XLA splits sums on a CPU, so the last bits of a loss would
+  depend on which share a trial happened to get.
+  """
   if parallel >= len(available):
     return [[available[i % len(available)]] for i in range(parallel)]
-  bounds = [i * len(available) // parallel for i in range(parallel + 1)]
-  return [
-    list(available[start:end]) for start, end in itertools.pairwise(bounds)
-  ]
+  share = len(available) // parallel
+  return [list(available[i * share :][:share]) for i in range(parallel)]
 
 
 @dataclasses.dataclass

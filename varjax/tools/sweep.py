@@ -85,7 +85,8 @@ def _parser() -> argparse.ArgumentParser:
     default=0,
     metavar='N',
     help='trials at a time; 0 is one for every two cores, here '
-    f'{local.default_parallel()}',
+    f'{local.default_parallel()}; on CPUs the cores per trial decide the '
+    'last bits of a loss',
   )
   parser.add_argument(
     '--retries',
