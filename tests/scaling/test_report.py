@@ -267,6 +267,38 @@ def test_surface_is_drawn_with_its_optimum(tmp_path):
   assert 'law_1_l_n_d' not in exhibits
 
 
+def test_plan_is_shown_with_its_warnings(tmp_path):
+  records.append(tmp_path / 'records.jsonl', planted.tokenizer())
+  sizes = [
+    {'name': f'd{d}', 'rung': d, 'n': 1e6 * d**3, 'images': 1e6 / d,
+     'tokens': 1e9 / d, 'effective_tokens': 1e9 / d, 'epochs': None,
+     'flops_train': 1e18, 'flops_inference': 0.0,
+     'loss': 4.0 + 0.01 * (d - 5) ** 2, 'lo': 3.9, 'hi': 4.3,
+     'deadweight': 0.02 * (d - 5) ** 2}
+    for d in range(2, 9)
+  ]  # fmt: skip
+  best = {
+    **sizes[3], 'params_total': 125_000_000, 'params_body': 1, 'depth': 5,
+    'width': 320, 'heads': 5, 'batch_size': 768, 'lr_peak': 3e-4,
+    'steps': 260, 'images': 199_680, 'cost': None,
+  }  # fmt: skip
+  plan = {
+    'kind': 'varjax.plan', 'best': best, 'sizes': sizes, 'warnings': ['far'],
+    'demand': {'flops': 1e18}, 'machine': None,
+    'law': {'name': 'L_mean(N, D)', 'n_convention': 'body'},
+  }  # fmt: skip
+  (tmp_path / 'plan.json').write_text(json.dumps(plan))
+  report.write(tmp_path)
+  page = (tmp_path / 'report.html').read_text()
+  assert '125,000,000 parameters' in page
+  assert '199,680 images' in page
+  assert '<b>warning</b>far' in page
+  assert (tmp_path / 'figures' / 'plan_deadweight.csv').is_file()
+  (tmp_path / 'plan.json').write_text('{}')
+  with pytest.raises(errors.RecordError, match='not a plan'):
+    report.write(tmp_path)
+
+
 def test_frontier_is_not_beaten():
   table = records.frame(
     [

@@ -1,0 +1,310 @@
+"""From a compute budget to the run that a fitted surface says is best.
+
+The last step before spending: L(N, D) is minimised over the sizes that can
+really be built, each trained for as many images as the budget pays for by
+the exact FLOPs of varjax.flops (block-causal attention, AdaLN once per
+image) instead of C = 6 N D. The continuous optimum of Hoffmann 2022 stands
+beside it. Inference is part of the budget where asked (Sardana 2024, arXiv
+2401.00448); repeated data counts less where asked (Muennighoff 2023, arXiv
+2305.16264).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+
+from varjax import errors, flops
+from varjax.scaling import ladder as ladders
+from varjax.scaling import optimum
+from varjax.scaling.ladder import Ladder
+from varjax.scaling.law import Law
+
+# Beyond this factor over the largest fitted input a plan needs a flag.
+MAX_EXTRAPOLATION = 30.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Demand:
+  """What may be spent, and on which data.
+
+  Attributes:
+    flops: training and inference together.
+    inference_images: images that will be sampled over the model's life.
+    unique_images: in the training split; None if not known.
+    repeat_constant: R_D*, epochs over which repeated data loses its worth;
+      None counts every epoch as new data, as the fit did.
+  """
+
+  flops: float
+  inference_images: float = 0.0
+  unique_images: int | None = None
+  repeat_constant: float | None = None
+
+  def __post_init__(self):
+    if not (math.isfinite(self.flops) and self.flops > 0):
+      raise errors.ConfigError(f'budget={self.flops}: must be positive')
+    if self.inference_images < 0:
+      raise errors.ConfigError('inference_images must not be negative')
+    if self.unique_images is not None and self.unique_images < 1:
+      raise errors.ConfigError('unique_images must be at least 1')
+    if self.repeat_constant is not None:
+      if self.repeat_constant <= 0:
+        raise errors.ConfigError('repeat_constant must be positive')
+      if self.unique_images is None:
+        raise errors.ConfigError('repeat_constant needs unique_images')
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+  """One size that the budget pays for.
+
+  Attributes:
+    name, rung: in the ladder.
+    n: parameters as the fit counted them.
+    images: seen in training, repeats counted; tokens: the same in tokens.
+    effective_tokens: what the loss is predicted from.
+    epochs: None without unique_images.
+    flops_train, flops_inference: of the whole plan.
+    loss, lo, hi: prediction and the 95 % interval of a new run.
+    deadweight: share of the budget that the best size would not have
+      needed for this loss.
+  """
+
+  name: str
+  rung: int
+  n: float
+  images: float
+  tokens: float
+  effective_tokens: float
+  epochs: float | None
+  flops_train: float
+  flops_inference: float
+  loss: float
+  lo: float | None
+  hi: float | None
+  deadweight: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimum:
+  """The continuous optimum N*, D* for C = k N D, with 95 % intervals."""
+
+  k: float
+  n: float
+  n_interval: tuple[float, float] | None
+  d: float
+  d_interval: tuple[float, float] | None
+  loss: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """The best size, all others beside it, and what to be careful about."""
+
+  demand: Demand
+  best: Size
+  sizes: tuple[Size, ...]
+  optimum: Optimum
+  extrapolation: float
+  warnings: tuple[str, ...]
+
+
+class Menu:
+  """The sizes of a ladder with their exact costs, ready for any budget."""
+
+  def __init__(self, law: Law, ladder: Ladder):
+    self.law, self.ladder = law, ladder
+    runs = [ladder.run(r) for r in ladder.rungs]
+    self.positions = flops.sequence_of(ladder.base.tokenizer).positions
+    self.n = np.array([ladders.params(r, law.n_convention) for r in runs])
+    self.train = np.array(
+      [flops.train_flops_per_image(r.model, r.tokenizer).total for r in runs],
+      float,
+    )
+    self.sample = np.array(
+      [
+        flops.sampling_flops_per_image(r.model, r.tokenizer).total for r in runs
+      ],
+      float,
+    )
+
+  def images(self, demand: Demand) -> np.ndarray:
+    """Training images that the budget pays for, [sizes]; 0 if none."""
+    left = demand.flops - demand.inference_images * self.sample
+    return np.maximum(left, 0.0) / self.train
+
+  def losses(self, demand: Demand) -> np.ndarray:
+    """Predicted loss of every size, [sizes]; infinite if not affordable."""
+    images = self.images(demand)
+    tokens = effective_tokens(images, self.positions, demand)
+    with np.errstate(divide='ignore'):
+      loss = self.law.loss(self.n, np.maximum(tokens, 1e-300))
+    return np.where(images >= 1, loss, np.inf)
+
+
+def effective_tokens(
+  images: np.ndarray, positions: int, demand: Demand
+) -> np.ndarray:
+  """D' = U (1 + R* (1 - exp(-(D/U - 1) / R*))), and D within one epoch.
+
+  Muennighoff 2023, equation 5; D itself without a repeat constant.
+  """
+  tokens = np.asarray(images, float) * positions
+  if demand.repeat_constant is None or demand.unique_images is None:
+    return tokens
+  unique = float(demand.unique_images * positions)
+  repeats = np.maximum(tokens / unique - 1.0, 0.0)
+  worth = -np.expm1(-repeats / demand.repeat_constant)
+  return np.minimum(tokens, unique * (1 + demand.repeat_constant * worth))
+
+
+def plan(
+  law: Law, ladder: Ladder, demand: Demand, allow_extrapolation: bool = False
+) -> Plan:
+  """The size with the lowest predicted loss that the budget pays for.
+
+  Args:
+    law: a fitted surface.
+    ladder: the sizes that can be built.
+    demand: budget, inference and data.
+    allow_extrapolation: plan even more than 30 times beyond the fit.
+
+  Raises:
+    FitRefused: the law has no data term, the budget pays for no size, or
+      the plan lies too far outside the fit.
+  """
+  if not law.has_surface:
+    raise errors.FitRefused(
+      f'{law.name} holds no L(N, D): with one training length the data term '
+      'is not identified and no optimum exists; train the ladder at two or '
+      'more lengths that differ by 10 times, or name --sizes for predictions'
+    )
+  menu = Menu(law, ladder)
+  losses = menu.losses(demand)
+  if not np.isfinite(losses).any():
+    raise errors.FitRefused(
+      f'a budget of {demand.flops:.3g} FLOPs does not pay for one image of '
+      f'the smallest size, {ladder.name(ladder.rungs[0])}'
+    )
+  at = int(np.argmin(losses))
+  sizes = tuple(
+    _size(menu, demand, i) for i in np.flatnonzero(np.isfinite(losses))
+  )
+  best = next(s for s in sizes if s.rung == ladder.rungs[at])
+  beyond = extrapolation(law, best.n, best.tokens)
+  if beyond > MAX_EXTRAPOLATION and not allow_extrapolation:
+    raise errors.FitRefused(
+      f'the plan lies {beyond:.0f} times beyond the largest fitted run, more '
+      f'than {MAX_EXTRAPOLATION:.0f}; fit larger runs, lower the budget, or '
+      'pass --extrapolate'
+    )
+  return Plan(
+    demand=demand,
+    best=best,
+    sizes=sizes,
+    optimum=_optimum(menu, demand, at),
+    extrapolation=beyond,
+    warnings=tuple(_warnings(law, ladder, demand, best, beyond)),
+  )
+
+
+def extrapolation(law: Law, n: float, d: float | None) -> float:
+  """Largest factor by which a run exceeds the fitted inputs, at least 1."""
+  factors = [1.0]
+  if law.largest.get('n'):
+    factors.append(n / law.largest['n'])
+  if d is not None and law.largest.get('d'):
+    factors.append(d / law.largest['d'])
+  return max(factors)
+
+
+def _size(menu: Menu, demand: Demand, i: int) -> Size:
+  images = float(menu.images(demand)[i])
+  tokens = images * menu.positions
+  counted = float(effective_tokens(np.array(images), menu.positions, demand))
+  found = menu.law.predict(float(menu.n[i]), counted)
+  unique = demand.unique_images
+  return Size(
+    name=menu.ladder.name(menu.ladder.rungs[i]),
+    rung=menu.ladder.rungs[i],
+    n=float(menu.n[i]),
+    images=images,
+    tokens=tokens,
+    effective_tokens=counted,
+    epochs=images / unique if unique else None,
+    flops_train=images * float(menu.train[i]),
+    flops_inference=demand.inference_images * float(menu.sample[i]),
+    loss=found.value,
+    lo=found.lo,
+    hi=found.hi,
+    deadweight=_deadweight(menu, demand, found.value),
+  )
+
+
+def _deadweight(menu: Menu, demand: Demand, loss: float) -> float:
+  """1 - C' / C with C' the least budget that reaches `loss`, in [0, 1)."""
+
+  def best(budget: float) -> float:
+    return float(menu.losses(dataclasses.replace(demand, flops=budget)).min())
+
+  high = math.log(demand.flops)
+  if best(demand.flops) >= loss:
+    return 0.0
+  low = high - 40.0
+  for _ in range(60):
+    middle = (low + high) / 2
+    low, high = (low, middle) if best(math.exp(middle)) <= loss else (
+      middle, high
+    )  # fmt: skip
+  return max(0.0, 1.0 - math.exp(high) / demand.flops)
+
+
+def _optimum(menu: Menu, demand: Demand, at: int) -> Optimum:
+  law = menu.law
+  k = float(menu.train[at] / (menu.n[at] * menu.positions))
+  n, d, loss = optimum.optimum(law.params, demand.flops, k)
+  intervals: list[tuple[float, float] | None] = [None, None]
+  if law.draws:
+    spread = optimum.optimum(law.draws, demand.flops, k)[:2]
+    for i, values in enumerate(spread):
+      kept = values[np.isfinite(values)]
+      if len(kept) >= 20:
+        low, high = np.quantile(kept, [0.025, 0.975])
+        intervals[i] = (float(low), float(high))
+  return Optimum(k, float(n), intervals[0], float(d), intervals[1], float(loss))
+
+
+def _warnings(
+  law: Law, ladder: Ladder, demand: Demand, best: Size, beyond: float
+) -> list[str]:
+  found = []
+  for rung, word in (
+    (ladder.rungs[0], 'smallest'),
+    (ladder.rungs[-1], 'largest'),
+  ):
+    if best.rung == rung:
+      found.append(
+        f'{best.name} is the {word} size considered: the optimum may lie '
+        'outside'
+      )
+  if beyond > 2:
+    found.append(f'{beyond:.1f} times beyond the largest fitted run')
+  if law.assumed:
+    found.append(
+      'the fit does not say what its N counts; all parameters are assumed'
+    )
+  if not law.draws:
+    found.append('the fit has no bootstrap, so predictions have no interval')
+  epochs = best.epochs
+  if epochs is None:
+    found.append('unique_images is not known, so epochs are not either')
+  elif epochs > 4 and demand.repeat_constant is None:
+    found.append(
+      f'{epochs:.0f} epochs: every repeat counts as new data here, as it did '
+      'in the fit; beyond the epochs of the fitted runs that is too hopeful '
+      '(set repeat_constant)'
+    )
+  return found
