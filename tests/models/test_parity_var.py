@@ -203,7 +203,9 @@ def test_progressive_stages(case):
 
 
 def _loss(case, params):
-  logits = case.forward(params, case.labels, case.example.inputs)
+  logits = case.model.apply(
+    {'params': params}, case.labels, case.example.inputs
+  )
   return jnp.mean(nll.cross_entropy(logits, case.codes))
 
 
