@@ -102,11 +102,11 @@ def residuals(panels: Sequence[Mapping[str, Any]]) -> Figure:
         if (r.get('role') == 'holdout') == (role == 'holdout')
       ]  # fmt: skip
       canvas.errorbars(axis, chosen, 'residual', colour, marker, name)
+    axis.set_xlabel(canvas.plain(panel['x_label']))
     axis.set_xscale('log')
     canvas.tidy(axis.xaxis, 'x', *axis.get_xlim())
     axis.margins(y=0.25)
     axis.set_title(canvas.plain(panel['title']), loc='left')
-    axis.set_xlabel(canvas.plain(panel['x_label']))
     axis.set_ylabel('residual (%)')
   axes[0].legend(loc='best')
   for axis in axes[len(panels) :]:

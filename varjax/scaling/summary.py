@@ -98,8 +98,10 @@ def headline(sweep: sweepdir.SweepDir, fits: list[dict[str, Any]]) -> list[str]:
   if names:
     listed = ', '.join(exponent_text(best, k) for k in names)
     x_label, y_label = fit_view.axis_labels(best)
+    formula = str(best.get('formula') or best.get('form'))
     sentences.append(
-      f'{fit_view.title_of(best)}, {y_label} against {x_label}: {listed}.'
+      f'{y_label[:1].upper()}{y_label[1:]} against {x_label} follows '
+      f'{formula} with {listed}.'
     )
   else:
     sentences.append(
