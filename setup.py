@@ -59,7 +59,7 @@ setuptools.setup(
   packages=setuptools.find_packages(include=['varjax', 'varjax.*']),
   package_data={
     'varjax.data.emoji': ['emoji32.npz', 'LICENSES.md'],
-    'varjax.scaling': ['templates/*'],
+    'varjax.scaling': ['templates/*', 'laws.json'],
   },
   entry_points={'console_scripts': ['varjax = varjax.cli:main']},
   install_requires=[

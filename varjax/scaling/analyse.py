@@ -22,6 +22,8 @@ from varjax.scaling import (
   checklist,
   frontier,
   identify,
+  isoflop,
+  minima,
   result,
   table,
 )
@@ -134,7 +136,9 @@ def analyse_table(
   picked = table.select(given, options.filters).reset_index(drop=True)
   identify.check_unmixed(picked, gate)
   frame = table.from_columns(picked, columns, options.conventions)
-  shape = form_of(name, options.floor)
+  if options.method.startswith('isoflop'):
+    return _isoflop(frame, options, gate, columns['y'])
+  shape = form_of(name, options.floor, options.base)
   x_key = options.x if name in ONE_D else None
   needed = [x_key] if x_key else list(shape.inputs)
   for key in needed:
@@ -150,6 +154,30 @@ def analyse_table(
   found = Collector()
   found.studies.append(made)
   return _finish(found, frame, options, gate, None)
+
+
+def _isoflop(
+  frame: pd.DataFrame, options: Options, gate: identify.Gate, y_name: str
+) -> dict[str, Any]:
+  """The result whose primary fit is the power law of isoFLOP minima."""
+  if options.drop_highest:
+    keep = table.drop_highest(frame['y'].to_numpy(), options.drop_highest)
+    frame = frame[keep].reset_index(drop=True)
+  method = 'akima' if options.method.endswith('akima') else 'parabola'
+  made = isoflop.isoflop(
+    frame, method=method, replicates=options.bootstrap, seed=options.seed,
+    force=options.force,
+  )  # fmt: skip
+  entry = minima.entry(made, frame, options, y_name)
+  entry['refusals'] = [r.as_dict() for r in gate.kept] + entry['refusals']
+  compared = agreement.compare([], frame, None, options)
+  out = {
+    **entry, 'fits': [entry], **compared, 'frontier': None,
+    'checklist': checklist.checklist(entry, options),
+    'tables': {'runs': frame.to_dict('records'), 'refused_fits': []},
+    'source': {'records': None, 'curves': None},
+  }  # fmt: skip
+  return result.finish(out)
 
 
 def _frame(records: pd.DataFrame, metric: str, options: Options):

@@ -78,9 +78,17 @@ def leave_largest_out(
 
 
 def _levels(values: np.ndarray, apart: float = 0.02) -> np.ndarray:
-  """Rank of each value's level; values within 2 % share one."""
+  """Rank of each value's level; values within 2 % share one.
+
+  More than a dozen levels are no ladder: then a level is a quarter of a
+  decade, counted from the largest value so that units do not matter.
+  """
   logs = np.log(values)
-  order = np.argsort(logs)
+  order = np.argsort(logs, kind='stable')
   rank = np.zeros(len(values), int)
   rank[order] = np.concatenate([[0], np.cumsum(np.diff(logs[order]) > apart)])
+  if rank.max() < 12:
+    return rank
+  below = np.floor((logs.max() - logs) / (np.log(10.0) / 4) + 1e-9)
+  _, rank = np.unique(-below, return_inverse=True)
   return rank

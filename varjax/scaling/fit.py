@@ -197,12 +197,14 @@ def fit(
   agreeing = int((optimum.value <= value * (1 + AGREE) + exact).sum())
   clipped = np.clip(inits[best], *form.bounds().T)
   moved = float(np.max(np.abs(optimum.theta[best] - clipped)))
+  # Squared residuals of the loss itself carry its unit.
+  unit = math.exp(scale.y) if objective.kind == 'linear' else 1.0
   identify.check_starts(identify.StartReport(len(inits), agreeing, moved), gate)
   warnings = _judge(form, optimum.theta[best], gate)
   return Fit(
     form=form, objective=objective, scale=scale, columns=columns, y=y,
     weights=weights, theta=optimum.theta[best],
-    value=float(value * objective.factor), starts=len(inits),
+    value=float(value * objective.factor * unit**2), starts=len(inits),
     agreeing=agreeing, method=objective.kind, seed=seed, order=order,
     refusals=tuple(gate.kept), warnings=tuple(warnings),
   )  # fmt: skip

@@ -78,9 +78,7 @@ class BoundForm(Protocol):
 
   def jacobian(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
 
-  def curvature(
-    self, theta: np.ndarray, v: np.ndarray
-  ) -> np.ndarray | None: ...
+  def curvature(self, theta: np.ndarray, v: np.ndarray) -> np.ndarray: ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -46,8 +46,8 @@ def minimise(
   Args:
     problem: its batch is 1 (shared) or b.
     starts: [b, p].
-    max_steps: after which a problem that still improves by more than 1e-4
-      in 50 steps counts as not converged; by default 300, or 1000 for small
+    max_steps: after which a problem that still improves by more than 1e-3
+      in 50 steps counts as not converged; by default 300, or 1500 for small
       tables, whose floors lie in long flat valleys.
     chunk: problems optimised together; bounds the memory.
 
@@ -55,7 +55,7 @@ def minimise(
     The optima, in the order of the starts.
   """
   if max_steps is None:
-    max_steps = 1000 if problem.y.shape[1] <= 64 else 300
+    max_steps = 1500 if problem.y.shape[1] <= 64 else 300
   parts = []
   for first in range(0, len(starts), chunk):
     rows = np.arange(first, min(first + chunk, len(starts)))
@@ -105,7 +105,7 @@ def _minimise(problem: Problem, starts: np.ndarray, max_steps: int) -> Optimum:
     majorise[rows] = np.where(slow, ~majorise[rows], majorise[rows])
     idle[rows] = np.where(gain < 1e-12, idle[rows] + 1, 0)
     active[rows] = idle[rows] < 14
-  settled = earlier - value <= 1e-4 * np.abs(value)
+  settled = earlier - value <= 1e-3 * np.abs(value)
   return Optimum(theta, value, steps, value < first, ~active | settled)
 
 

@@ -127,7 +127,5 @@ class Problem:
     hessian = np.matmul(np.swapaxes(jacobian, 1, 2), jacobian * bend[..., None])
     exact = np.where(majorise[:, None], 0.0, slope)
     if exact.any():
-      curvature = self.bound.curvature(theta, exact)
-      if curvature is not None:
-        hessian = hessian + curvature
+      hessian = hessian + self.bound.curvature(theta, exact)
     return gradient, hessian

@@ -49,6 +49,9 @@ class Options:
     hold_out: how many of the largest sizes to hold out when no run has the
       role holdout; None is one for records and none for tables.
     backtest: whether to leave the largest out in turn.
+    sensitivity: whether to vary delta, outliers and objective, and to
+      profile the exponents and the floor.
+    base: E, A, B, alpha, beta of the surface of the form `repeat`.
     force: keep refusals in the result and go on.
   """
 
@@ -66,6 +69,8 @@ class Options:
   metric: str = 'L_mean'
   hold_out: int | None = None
   backtest: bool = True
+  sensitivity: bool = False
+  base: Mapping[str, float] | None = None
   force: bool = False
 
   def __post_init__(self):
@@ -88,12 +93,24 @@ class Options:
     return Objective('linear' if kind == 'vpnls' else kind, self.delta)
 
 
-def form_of(name: str, floor: float | None = None) -> Form:
+def form_of(
+  name: str,
+  floor: float | None = None,
+  base: Mapping[str, float] | None = None,
+) -> Form:
   """The form of a name; `power_pinned` and `chinchilla_pinned` need a floor.
 
   Raises:
     ConfigError: an unknown name, or a pinned form without its floor.
   """
+  if name == 'repeat':
+    missing = sorted({'E', 'A', 'B', 'alpha', 'beta'} - set(base or {}))
+    if base is None or missing:
+      raise errors.ConfigError(
+        'form repeat needs the surface of unrepeated data: --base '
+        'E=..,A=..,B=..,alpha=..,beta=..'
+      )
+    return nonlinear.repeat_form(base)
   if name in FORMS:
     form = FORMS[name]
     if floor is None:
@@ -104,7 +121,13 @@ def form_of(name: str, floor: float | None = None) -> Form:
     if floor is None:
       raise errors.ConfigError(f'form {name} needs --floor E')
     return forms.pin_floor(FORMS[base], floor)  # type: ignore[arg-type]
-  allowed = [*FORMS, 'power_pinned', 'chinchilla_pinned', 'gadre_pinned']
+  allowed = [
+    *FORMS,
+    'repeat',
+    'power_pinned',
+    'chinchilla_pinned',
+    'gadre_pinned',
+  ]
   raise errors.ConfigError(
     f'form {name!r} is unknown or cannot be pinned; use one of '
     f'{", ".join(allowed)}'

@@ -11,10 +11,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from varjax.scaling import backtest, bootstrap, describe, fit, table
+from varjax.scaling import (
+  backtest,
+  bootstrap,
+  describe,
+  fit,
+  profile,
+  sensitivity,
+  table,
+  vpnls,
+)
 from varjax.scaling.bootstrap import Bootstrap
 from varjax.scaling.fit import Fit
-from varjax.scaling.forms import Form
+from varjax.scaling.forms import Form, SumForm
 from varjax.scaling.options import Options
 
 
@@ -68,17 +77,21 @@ def study(
   rows = frame[used]
   objective = options.objective(form)
   columns = {k: rows[v].to_numpy(float) for k, v in key_of.items()}
-  found = fit.fit(
-    form, columns, rows['y'].to_numpy(float), objective,
-    starts=options.starts, seed=options.seed, force=options.force,
-  )  # fmt: skip
+  y = rows['y'].to_numpy(float)
+  if options.method == 'vpnls' and isinstance(form, SumForm):
+    found = vpnls.fit_vpnls(form, columns, y, force=options.force)
+  else:
+    found = fit.fit(
+      form, columns, y, objective, starts=options.starts, seed=options.seed,
+      force=options.force,
+    )  # fmt: skip
   boot = None
   if options.bootstrap and found.dof > 0:
     boot = bootstrap.bootstrap(found, options.bootstrap, seed=options.seed)
   tested = None
   if backtested and options.backtest and found.dof > 0:
     tested = backtest.leave_largest_out(
-      form, rows, key_of, objective, by=key_of.get('n', x_key or 'n'),
+      form, rows, key_of, objective, by=x_key or 'c',
       starts=min(options.starts, 60), seed=options.seed,
       replicates=min(options.bootstrap, 300) or 100, y_kind=quantity.kind,
     )  # fmt: skip
@@ -87,6 +100,15 @@ def study(
     y_unit=quantity.unit, y_kind=quantity.kind, frame=frame, used=used,
     why=why, conventions=conventions_of(options), backtest=tested,
   )  # fmt: skip
+  if form.name == 'repeat':
+    # Weakly identified by nature: never quoted without their profiles.
+    entry['profiles'] = {
+      name: profile.profile(found, name, points=31).as_dict()
+      for name in form.names
+    }
+  if options.sensitivity:
+    entry['sensitivity'] = sensitivity.sensitivity(found)
+    entry['profiles'] = entry.get('profiles') or _profiles(found)
   entry['drop'] = options.drop_highest
   entry['filter'] = filter_text(options)
   if found.dof <= 2:
@@ -95,6 +117,18 @@ def study(
       f'{found.dof} degrees of freedom, so intervals rest on few residuals'
     )
   return Study(found, boot, entry)
+
+
+def _profiles(found: Fit) -> dict[str, dict]:
+  """Profiles of the exponents and the floor."""
+  alone = [
+    n
+    for n in found.form.names
+    if not isinstance(found.form, SumForm)
+    or n == 'E'
+    or n in found.form.exponents
+  ]
+  return {n: profile.profile(found, n, points=31).as_dict() for n in alone}
 
 
 def choose(

@@ -92,6 +92,14 @@ def parser() -> argparse.ArgumentParser:
     help='hold out the K largest sizes when no run has the role holdout '
     '(records: 1, CSV: 0)',
   )  # fmt: skip
+  add(
+    '--base', metavar='E=..,A=..,B=..,alpha=..,beta=..',
+    help='surface of unrepeated data, for --form repeat',
+  )  # fmt: skip
+  add(
+    '--sensitivity', action='store_true',
+    help='vary delta, outliers and objective, and profile the exponents',
+  )  # fmt: skip
   add('--curves', metavar='FILE', help='curves.jsonl (beside the records)')
   add('--no_backtest', action='store_true', help='skip leave-largest-out')
   add(
@@ -169,8 +177,21 @@ def options_of(args: argparse.Namespace) -> Options:
     ),
     drop_highest=args.drop_highest, floor=args.floor, filters=filters,
     metric=args.loss or 'L_mean', hold_out=args.hold_out,
-    backtest=not args.no_backtest, force=args.force,
+    backtest=not args.no_backtest, sensitivity=args.sensitivity,
+    base=_base(args.base), force=args.force,
   )  # fmt: skip
+
+
+def _base(text: str | None) -> dict[str, float] | None:
+  if text is None:
+    return None
+  try:
+    pairs = [part.split('=') for part in text.split(',')]
+    return {name.strip(): float(value) for name, value in pairs}
+  except ValueError as error:
+    raise errors.ConfigError(
+      f'--base {text!r}: write E=..,A=..,B=..,alpha=..,beta=..'
+    ) from error
 
 
 def _curves_path(args: argparse.Namespace) -> pathlib.Path | None:
@@ -218,10 +239,16 @@ def summary(found: dict[str, Any]) -> str:
     lines.append(f'{row["name"]}: not fitted: {row["reason"]}')
   if len(found['agreement']) > 1:
     lines.append('exponent a of N*(C) by method:')
-    lines += [
-      f'  {row["method"]:<24}{row["a"]:.4f}' for row in found['agreement']
-    ]
+    lines += [_agreement_line(row) for row in found['agreement']]
   return '\n'.join(lines)
+
+
+def _agreement_line(row: dict[str, Any]) -> str:
+  value = '-' if row['a'] is None else f'{row["a"]:.4f}'
+  bounds = ''
+  if row['lo'] is not None:
+    bounds = f' 95% [{row["lo"]:.3f}, {row["hi"]:.3f}]'
+  return f'  {row["method"]:<24}{value:>7}{bounds}  {row["note"]}'
 
 
 def _holdout_line(row: dict[str, Any]) -> str:

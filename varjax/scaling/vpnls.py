@@ -1,0 +1,122 @@
+"""Variable projection: a search over exponents, the rest by linear algebra.
+
+Given its exponents a sum of power laws is linear in its coefficients, and
+those are a non-negative least squares problem. What is left is a search in
+one or two dimensions, which needs no starts to be guessed. Residuals are of
+the loss itself (least squares, not log, not Huber); the two objectives
+disagree by .01-.05 in the exponent a, which is worth seeing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import itertools
+
+import numpy as np
+from scipy import optimize
+
+from varjax import errors
+from varjax.scaling import identify, newton
+from varjax.scaling.fit import AGREE, Fit, problem_of
+from varjax.scaling.forms import SumForm, scale_of
+from varjax.scaling.objective import Objective
+
+
+def fit_vpnls(
+  form: SumForm,
+  columns: Mapping[str, np.ndarray],
+  y: np.ndarray,
+  *,
+  grid: int = 32,
+  polished: int = 8,
+  force: bool = False,
+) -> Fit:
+  """Fits a sum of power laws by variable projection.
+
+  Args:
+    form: a SumForm with a free or no floor.
+    columns: its inputs, [n] each.
+    y: losses [n].
+    grid: exponents per dimension, log-spaced in .02 .. 2.
+    polished: cells of the grid that are refined; those that end at the best
+      optimum are counted as agreeing starts.
+    force: keep refusals in the result.
+
+  Returns:
+    A Fit of method vpnls.
+
+  Raises:
+    FitRefused: see identify.py.
+    ConfigError: a form that is not linear in its coefficients.
+  """
+  if not isinstance(form, SumForm):
+    raise errors.ConfigError('vpnls fits sums of power laws only')
+  gate = identify.Gate(force)
+  columns = {k: np.asarray(columns[k], float) for k in form.inputs}
+  y = np.asarray(y, float)
+  good = identify.check_values(columns, y, gate)
+  order = np.flatnonzero(good)
+  keys = [y[order], *(v[order] for v in columns.values())]
+  order = order[np.lexsort(keys)]
+  columns = {k: v[order] for k, v in columns.items()}
+  y = y[order]
+  identify.check_design(form, columns, gate)
+  scale = scale_of(columns, y)
+  objective = Objective('linear')
+  ones = np.ones(len(y))
+  problem = problem_of(form, columns, y, objective, ones, scale)
+  logs = {k: np.log(v) - scale.x[k] for k, v in columns.items()}
+  target = y / np.exp(scale.y)
+
+  def project(exponents: np.ndarray) -> tuple[float, np.ndarray]:
+    design, offset = _design(form, exponents, logs, scale.y)
+    values, norm = optimize.nnls(design, target - offset)
+    return 0.5 * norm * norm, values
+
+  axis = np.geomspace(0.02, 2.0, grid)
+  cells = np.array(list(itertools.product(axis, repeat=len(form.exponents))))
+  found = np.array([project(cell)[0] for cell in cells])
+  starts = []
+  for cell in cells[np.argsort(found)[:polished]]:
+    # Exponents are searched by their logarithm: they stay positive.
+    refined = optimize.minimize(
+      lambda e: project(np.exp(e))[0], np.log(cell), method='Nelder-Mead',
+      options={'xatol': 1e-7, 'fatol': 1e-15, 'maxiter': 400},
+    )  # fmt: skip
+    exponents = np.exp(refined.x)
+    coefs = np.maximum(project(exponents)[1], 1e-6)
+    starts.append(np.concatenate([np.log(coefs), exponents]))
+  optimum = newton.minimise(problem, np.array(starts))
+  best = int(np.argmin(optimum.value))
+  value = float(optimum.value[best])
+  close = value * (1 + AGREE) + 0.5 * len(y) * 1e-16
+  agreeing = int((optimum.value <= close).sum())
+  # The polish moves the refined cells by nothing, and should: the start
+  # that matters is the grid's.
+  identify.check_starts(
+    identify.StartReport(polished, agreeing, float('inf')), gate
+  )
+  return Fit(
+    form=form, objective=objective, scale=scale, columns=columns, y=y,
+    weights=ones, theta=optimum.theta[best],
+    value=value * float(np.exp(2 * scale.y)) * objective.factor,
+    starts=polished, agreeing=agreeing, method='vpnls', seed=0, order=order,
+    refusals=tuple(gate.kept),
+  )  # fmt: skip
+
+
+def _design(form: SumForm, exponents, logs, log_y):
+  """Columns of the free terms, [n, coefs], and the pinned part [n]."""
+  named = dict(zip(form.exponents, exponents, strict=True))
+  size = len(next(iter(logs.values())))
+  columns, offset = [], np.zeros(size)
+  for term in form.terms:
+    power = np.zeros(size)
+    for column, exponent in term.powers:
+      power = power - named[exponent] * logs[column]
+    value = np.exp(np.clip(power, -500, 500))
+    if term.coef in form.pinned:
+      offset = offset + form.pinned[term.coef] / np.exp(log_y) * value
+    else:
+      columns.append(value)
+  return np.stack(columns, axis=1), offset
