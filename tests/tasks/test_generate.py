@@ -1,0 +1,128 @@
+"""The generate task: loss, metrics, evaluation, labels, both inputs."""
+
+import dataclasses
+
+from flax.core import meta
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from varjax.spec import DataSpec, ModelSpec, RunSpec, TokenizerSpec
+from varjax.tasks.generate import GenerateTask
+from varjax.tokenizers import make_tokenizer
+
+RUN = RunSpec(
+  data=DataSpec(resolution=4),
+  tokenizer=TokenizerSpec(
+    ch=4,
+    ch_mult=(1, 1),
+    num_res_blocks=1,
+    norm_groups=2,
+    attention=False,
+    code_dim=3,
+    vocab=8,
+    scales=(1, 2),
+    phi_count=2,
+  ),
+  model=ModelSpec(
+    depth=1, width=8, heads=2, num_classes=3, compute_dtype='float32'
+  ),
+)
+
+
+@pytest.fixture(scope='module')
+def world():
+  """Random weights, a tokenizer, and a batch in both forms."""
+  task = GenerateTask(RUN)
+  params, state = jax.eval_shape(task.init, jax.random.key(0))
+  assert state == {}
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(
+    lambda x: jnp.asarray(rng.normal(0, 0.5, x.shape), jnp.float32),
+    meta.unbox(params),
+  )
+  tokenizer = make_tokenizer(RUN.tokenizer, 4)
+  vae = jax.jit(lambda k: meta.unbox(tokenizer.init(k, 4)))(jax.random.key(1))
+  image = jnp.asarray(rng.integers(0, 256, (4, 4, 4, 3)), jnp.uint8)
+  codes = jax.jit(tokenizer.encode)(vae, image.astype(jnp.float32) / 127.5 - 1)
+  label = jnp.asarray([0, 1, 2, 1])
+  return {
+    'params': params,
+    'frozen': {'quantizer': tokenizer.quantizer(vae)},
+    'vae': {'tokenizer': vae},
+    'batch': {'codes': codes, 'label': label},
+    'images': {'image': image, 'label': label},
+  }
+
+
+def _eval(run, world, frozen='frozen', batch='batch'):
+  task = GenerateTask(run)
+  function = jax.jit(lambda p, f, b: task.eval_fn(p, {}, f, b))
+  return function(world['params'], world[frozen], world[batch])
+
+
+def _loss(run, world, batch, key=0):
+  task = GenerateTask(run)
+  function = jax.jit(
+    lambda p, f, b, k: task.loss_fn(p, {}, f, b, k),
+  )
+  key = jax.random.key(key)
+  return function(world['params'], world['frozen'], batch, key)
+
+
+def _with_model(**changes):
+  model = dataclasses.replace(RUN.model, **changes)
+  return dataclasses.replace(RUN, model=model)
+
+
+def test_eval_and_loss_agree_without_label_drop(world):
+  found = _eval(RUN, world).per_image
+  loss, aux = _loss(_with_model(label_drop=0.0), world, world['batch'])
+  np.testing.assert_allclose(loss, found['loss'].mean(), rtol=1e-5)
+  for key in ('loss', 'loss_last', 'err'):
+    np.testing.assert_allclose(aux.metrics[key], found[key].mean(), rtol=1e-5)
+  assert found['loss'].shape == (4,)
+  assert found['loss_scales'].shape == found['err_scales'].shape == (4, 2)
+  by_size = found['loss_scales'] @ jnp.asarray([1.0, 4.0]) / 5
+  np.testing.assert_allclose(by_size, found['loss'], rtol=1e-5)
+  np.testing.assert_allclose(found['loss_last'], found['loss_scales'][:, -1])
+  np.testing.assert_allclose(found['err_last'], found['err_scales'][:, -1])
+  assert np.all(np.abs(found['loss_uncond'] - found['loss']) > 1e-6)
+
+
+def test_codes_and_images_give_the_same(world):
+  run = dataclasses.replace(RUN, input='images')
+  expected = _eval(RUN, world).per_image
+  found = _eval(run, world, 'vae', 'images').per_image
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected
+  )
+
+
+def test_label_drop_trains_no_class(world):
+  always = _with_model(label_drop=1.0)
+  loss, _ = _loss(always, world, world['batch'])
+  uncond = _eval(RUN, world).per_image['loss_uncond']
+  np.testing.assert_allclose(loss, uncond.mean(), rtol=1e-5)
+  quirk = _with_model(label_drop=1.0, label_drop_in_eval=True)
+  found = _eval(quirk, world).per_image
+  np.testing.assert_allclose(found['loss'], uncond, rtol=1e-5)
+
+
+def test_label_smoothing_moves_the_loss_and_not_the_metrics(world):
+  plain, aux = _loss(_with_model(label_drop=0.0), world, world['batch'])
+  smooth = _with_model(label_drop=0.0, label_smoothing=0.5)
+  loss, smooth_aux = _loss(smooth, world, world['batch'])
+  assert abs(loss - plain) > 1e-4
+  np.testing.assert_allclose(
+    aux.metrics['loss'], smooth_aux.metrics['loss'], rtol=1e-6
+  )
+
+
+def test_masked_images_do_not_count(world):
+  run = _with_model(label_drop=0.0)
+  per_image = _eval(RUN, world).per_image['loss']
+  mask = jnp.asarray([True, False, True, True])
+  loss, _ = _loss(run, world, world['batch'] | {'mask': mask})
+  np.testing.assert_allclose(loss, per_image[mask].mean(), rtol=1e-5)
