@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import math
-from typing import Any
+from typing import Any, TypeGuard
 
 MISSING = '–'
 
@@ -77,7 +77,7 @@ def symbol(parameter: str) -> str:
   return f'{head}_{tail}' if tail else head
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
   """True for a finite real number; missing values of pandas are not."""
   if isinstance(value, bool) or value is None:
     return False

@@ -191,7 +191,7 @@ def plan(
     )
   at = int(np.argmin(losses))
   sizes = tuple(
-    _size(menu, demand, i) for i in np.flatnonzero(np.isfinite(losses))
+    _size(menu, demand, i) for i in np.flatnonzero(np.isfinite(losses)).tolist()
   )
   best = next(s for s in sizes if s.rung == ladder.rungs[at])
   beyond = extrapolation(law, best.n, best.tokens)

@@ -171,7 +171,7 @@ def scale_losses(
   left.set_ylabel(canvas.plain(y_label))
   left.legend(loc='best', fontsize=7, ncols=2 if len(runs) > 6 else 1)
   sized = [r for r in runs if notation.is_number(r.get('params'))]
-  for scale, colour in zip(index, canvas.shades(len(scales)), strict=True):
+  for scale, colour in enumerate(canvas.shades(len(scales))):
     right.plot(
       [r['params'] for r in sized], [r['losses'][scale] for r in sized],
       color=colour, marker='.', linewidth=1.2, label=scales[scale],
