@@ -9,6 +9,7 @@ import sys
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import numpy as np
+import pandas as pd
 import planted
 import pytest
 
@@ -319,6 +320,28 @@ def test_device_hours_are_a_budget(tmp_path, capsys):
   written = json.loads((tmp_path / 'p.json').read_text())
   assert written['demand']['flops'] == pytest.approx(100 * 3600 * 989e12 / 2)
   assert written['best']['cost']['device_hours'] == pytest.approx(100, rel=1e-2)
+
+
+def test_a_fitted_surface_leads_to_the_planted_optimum(tmp_path, capsys):
+  n, d = np.meshgrid(np.geomspace(1e7, 1e9, 6), np.geomspace(1e9, 1e11, 6))
+  noise = np.random.default_rng(0).normal(0, 5e-4, n.size)
+  truth = law.of_fit(_fit())
+  table = pd.DataFrame({'params': n.ravel(), 'tokens': d.ravel()})
+  table['loss'] = truth.loss(n.ravel(), d.ravel()) * np.exp(noise)
+  table.to_csv(tmp_path / 'runs.csv', index=False)
+  fit = ['fit', str(tmp_path / 'runs.csv'), '--n', 'params', '--d', 'tokens',
+         '--loss', 'loss', '--out', str(tmp_path), '--starts', '20',
+         '--bootstrap', '60']  # fmt: skip
+  assert cli.main(fit) == 0
+  out = tmp_path / 'p.json'
+  argv = ['plan', '--fit', str(tmp_path), '--budget', '1e20', '--json',
+          str(out)]  # fmt: skip
+  assert cli.main(argv) == 0
+  assert 'is not of varjax records' in capsys.readouterr().out
+  top = json.loads(out.read_text())['optimum']
+  expected = optimum.optimum(PARAMS, 1e20, top['k'])[0]
+  assert top['n_interval'][0] < expected < top['n_interval'][1]
+  assert top['n'] == pytest.approx(expected, rel=0.1)
 
 
 def test_size_law_refuses_a_plan_and_predicts_sizes(tmp_path, capsys):

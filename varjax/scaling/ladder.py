@@ -9,9 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import dataclasses
+from typing import Protocol
 
 from varjax import errors, flops
 from varjax.spec import RunSpec
+
+
+class Sizes(Protocol):
+  """What a planner asks of a family: `Ladder`, or a list of experiments."""
+
+  @property
+  def base(self) -> RunSpec: ...
+
+  @property
+  def rungs(self) -> tuple[int, ...]: ...
+
+  def name(self, rung: int) -> str: ...
+
+  def run(self, rung: int) -> RunSpec: ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ import numpy as np
 
 from varjax import errors
 from varjax.scaling import notation
+from varjax.scaling.table import METRICS
 
 SURFACE = ('E', 'A', 'B', 'alpha', 'beta')
 _CURVES = ('power', 'power_floor', 'power_pinned')
@@ -39,7 +40,8 @@ class Law:
     draws: [b] values of every parameter, b = 0 without a bootstrap.
     sigma_log: residual standard deviation of log loss; 0 if unknown.
     n_convention: what N counts, a key of `table.N_CONVENTIONS`.
-    assumed: True when the fit does not say what N counts.
+    assumed: True when the fit is not of varjax records, so that what its N
+      counts is a guess.
     largest: {'n', 'd'} largest fitted inputs, where known.
     y: name of the fitted quantity.
   """
@@ -105,6 +107,7 @@ def of_fit(fit: Mapping[str, Any]) -> Law:
       f'({notation.sentence(forced[0])}); a plan from it would be a guess'
     )
   convention = str(chosen.get('n_convention') or '').partition(':')[0]
+  y = str((chosen.get('y') or {}).get('name') or 'loss')
   inputs = chosen.get('inputs') or {}
   draws = (chosen.get('bootstrap') or {}).get('draws') or {}
   params = {k: float(v) for k, v in chosen['params'].items()}
@@ -118,13 +121,13 @@ def of_fit(fit: Mapping[str, Any]) -> Law:
     draws={**pinned, **kept} if complete else {},
     sigma_log=float(chosen.get('sigma_log') or 0.0),
     n_convention=convention or 'total',
-    assumed=not convention,
+    assumed=not convention or y not in METRICS,
     largest={
       k: float(v['max'])
       for k, v in inputs.items()
       if k in ('n', 'd') and notation.is_number((v or {}).get('max'))
     },
-    y=str((chosen.get('y') or {}).get('name') or 'loss'),
+    y=y,
   )
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from varjax import errors, flops
 from varjax.scaling import ladder as ladders
 from varjax.scaling import optimum
-from varjax.scaling.ladder import Ladder
+from varjax.scaling.ladder import Sizes
 from varjax.scaling.law import Law
 
 # Beyond this factor over the largest fitted input a plan needs a flag.
@@ -115,7 +115,7 @@ class Plan:
 class Menu:
   """The sizes of a ladder with their exact costs, ready for any budget."""
 
-  def __init__(self, law: Law, ladder: Ladder):
+  def __init__(self, law: Law, ladder: Sizes):
     self.law, self.ladder = law, ladder
     runs = [ladder.run(r) for r in ladder.rungs]
     self.positions = flops.sequence_of(ladder.base.tokenizer).positions
@@ -162,7 +162,7 @@ def effective_tokens(
 
 
 def plan(
-  law: Law, ladder: Ladder, demand: Demand, allow_extrapolation: bool = False
+  law: Law, ladder: Sizes, demand: Demand, allow_extrapolation: bool = False
 ) -> Plan:
   """The size with the lowest predicted loss that the budget pays for.
 
@@ -278,7 +278,7 @@ def _optimum(menu: Menu, demand: Demand, at: int) -> Optimum:
 
 
 def _warnings(
-  law: Law, ladder: Ladder, demand: Demand, best: Size, beyond: float
+  law: Law, ladder: Sizes, demand: Demand, best: Size, beyond: float
 ) -> list[str]:
   found = []
   for rung, word in (
@@ -294,7 +294,8 @@ def _warnings(
     found.append(f'{beyond:.1f} times beyond the largest fitted run')
   if law.assumed:
     found.append(
-      'the fit does not say what its N counts; all parameters are assumed'
+      'the fit is not of varjax records: its N is taken to count '
+      f'{law.n_convention}'
     )
   if not law.draws:
     found.append('the fit has no bootstrap, so predictions have no interval')
