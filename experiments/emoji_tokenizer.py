@@ -14,7 +14,7 @@ from varjax import config as config_lib
 
 def get_config(arg=None):
   """Returns the config; argument `steps` shortens or lengthens the run."""
-  arg = config_lib.parse_arg(arg, steps=600)
+  arg = config_lib.parse_arg(arg, steps=400)
   duration = config_lib.duration
   config = config_lib.default_config()
   config.task = 'reconstruct'

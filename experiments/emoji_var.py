@@ -16,14 +16,14 @@ WIDTH_PER_LAYER = 16
 
 def get_config(arg=None):
   """Returns the config of one size; argument `size=d2` ... `size=d12`."""
-  arg = config_lib.parse_arg(arg, size='d4', images=24_000)
+  arg = config_lib.parse_arg(arg, size='d4', images=9_600)
   depth = config_lib.parse_size(arg.size, range(1, 13))
   duration = config_lib.duration
   config = config_lib.default_config()
   config.task = 'generate'
   config.name = f'emoji-d{depth}'
   config.total = duration(images=arg.images)
-  config.batch_size = 64
+  config.batch_size = 32
   config.eval_batch_size = 128
   config.data.name = 'emoji'
   config.data.resolution = 32

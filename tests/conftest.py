@@ -2,18 +2,24 @@
 
 import os
 import pathlib
+import tempfile
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 # Eight virtual devices, so that sharded paths are tested on any machine.
-os.environ.setdefault(
-  'XLA_FLAGS', '--xla_force_host_platform_device_count=8'
-)
+os.environ.setdefault('XLA_FLAGS', '--xla_force_host_platform_device_count=8')
+
+# Compiled programs are shared by the tests of one session and no other.
+os.environ.setdefault('VARJAX_CACHE', tempfile.mkdtemp(prefix='varjax-'))
 
 import jax
 import pytest
 
+from varjax import compilation
+
 jax.config.update('jax_default_matmul_precision', 'highest')
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+compilation.enable_cache()
 
 _SHARED = pathlib.Path(
   os.environ.get(

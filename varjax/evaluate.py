@@ -6,7 +6,7 @@ row of values) per image, and totals that are summed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 import dataclasses
 
 import jax
@@ -40,15 +40,15 @@ class Evaluator:
   Args:
     task: what is evaluated.
     mesh: the devices; batches are split over its batch axes.
-    batches: returns a fresh pass over the split, as host batches with a
-      'mask' [b] of valid images; every image once.
+    batches: the split; each iteration gives host batches with a 'mask' [b]
+      of valid images, every image once.
   """
 
   def __init__(
     self,
     task: Task,
     mesh: jax.sharding.Mesh,
-    batches: Callable[[], Iterable[dict[str, np.ndarray]]],
+    batches: Iterable[dict[str, np.ndarray]],
   ):
     self._mesh = mesh
     self._batches = batches
@@ -71,7 +71,7 @@ class Evaluator:
     squares: dict[str, np.ndarray] = {}
     totals: dict[str, np.ndarray] = {}
     count = 0.0
-    for host_batch in self._batches():
+    for host_batch in self._batches:
       batch = sharding.shard_batch(host_batch, self._mesh)
       output, mask = jax.device_get(self._eval(params, state, frozen, batch))
       count += float(mask.sum())

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 import dataclasses
-
-import numpy as np
 
 from varjax import errors
 from varjax import spec as specs
 from varjax.data import codes as code_cache
 from varjax.data import pipeline, sources
+from varjax.data.manifest import Manifest
 from varjax.tokenizers import artifact
 from varjax.types import PyTree
 
@@ -21,7 +19,7 @@ class Inputs:
 
   Attributes:
     train: the endless, resumable stream of host batches.
-    evaluation: returns one pass over the validation split.
+    evaluation: the validation split; iterating is one pass.
     unique_images: images in the training split.
     eval_set: content hash of the validation split.
     frozen: weights that the task reads and never changes.
@@ -29,7 +27,7 @@ class Inputs:
   """
 
   train: pipeline.TrainBatches
-  evaluation: Callable[[], Iterable[dict[str, np.ndarray]]]
+  evaluation: pipeline.EvalBatches
   unique_images: int
   eval_set: str
   frozen: PyTree
@@ -62,6 +60,7 @@ def open_inputs(
     val_source = code_cache.open_codes(
       run.codes_dir, 'validation', tokenizer_id=tokenizer_id
     )
+    _check_codes(run, train_source.manifest)
   else:
     train_source = sources.open_source(run.data, 'train')
     val_source = sources.open_source(run.data, 'validation')
@@ -81,15 +80,13 @@ def open_inputs(
     process_count=process_count,
   )
 
-  def evaluation() -> Iterable[dict[str, np.ndarray]]:
-    return pipeline.eval_batches(
-      val_source,
-      run.eval_batch_size or run.batch_size,
-      data_spec=run.data,
-      process_index=process_index,
-      process_count=process_count,
-    )
-
+  evaluation = pipeline.eval_batches(
+    val_source,
+    run.eval_batch_size or run.batch_size,
+    data_spec=run.data,
+    process_index=process_index,
+    process_count=process_count,
+  )
   return Inputs(
     train,
     evaluation,
@@ -111,4 +108,20 @@ def _check_tokenizer(
       raise errors.ConfigError(
         f'tokenizer.{field.name}={mine}: the tokenizer in '
         f'{run.tokenizer_dir} was trained with {theirs}'
+      )
+
+
+def _check_codes(run: specs.RunSpec, manifest: Manifest) -> None:
+  """The config must describe the images that the codes were made from."""
+  for key, theirs in (
+    ('name', manifest.dataset),
+    ('resolution', manifest.resolution),
+    ('resize_ratio', manifest.resize_ratio),
+    ('flip', manifest.flip),
+  ):
+    mine = getattr(run.data, key)
+    if mine != theirs:
+      raise errors.ConfigError(
+        f'data.{key}={mine}: the codes in {run.codes_dir} were made with '
+        f'{theirs}'
       )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import os
 import pathlib
 import subprocess
 from typing import Any
@@ -83,6 +84,7 @@ def _record(facts: Facts, measured: Measured) -> RunRecord:
     name=run.name or None,
     task=run.task,
     role=run.role,
+    sweep=os.environ.get('VARJAX_SWEEP'),
     seed=run.seed,
     dataset=run.data.name,
     eval_set=facts.inputs.eval_set,

@@ -16,9 +16,10 @@ import types as py_types
 import typing
 from typing import Any
 
-import pandas as pd
-
 from varjax import errors
+
+if typing.TYPE_CHECKING:
+  import pandas as pd
 
 SCHEMA = 1
 STATUSES = ('running', 'complete', 'failed')
@@ -188,6 +189,8 @@ def latest(records: list[RunRecord], by_step: bool = False) -> list[RunRecord]:
 
 def frame(records: list[RunRecord]) -> pd.DataFrame:
   """Records as a table with every column of the schema, typed."""
+  import pandas as pd  # slow, and only tables need it
+
   table = pd.DataFrame(
     [dataclasses.asdict(r) for r in records], columns=_names()
   )
@@ -202,6 +205,8 @@ def load(path: str | os.PathLike[str]) -> pd.DataFrame:
   if path.suffix == '.parquet':
     if not path.is_file():
       raise errors.RecordError(f'{path}: no such record file')
+    import pandas as pd
+
     return pd.read_parquet(path)
   return frame(latest(read(path)))
 

@@ -205,7 +205,16 @@ def init_sharded(fn: Callable[..., PyTree], mesh: Mesh, *args: Any) -> PyTree:
     ConfigError: as `shardings_of`.
   """
   shardings = shardings_of(jax.eval_shape(fn, *args), mesh)
-  init = jax.jit(lambda *xs: nn.meta.unbox(fn(*xs)), out_shardings=shardings)
+  options = None
+  if jax.default_backend() == 'cpu':
+    # Dozens of random-number kernels that run once: optimising them takes
+    # three times as long as it saves.
+    options = {'xla_backend_optimization_level': 0}
+  init = jax.jit(
+    lambda *xs: nn.meta.unbox(fn(*xs)),
+    out_shardings=shardings,
+    compiler_options=options,
+  )
   return init(*args)
 
 

@@ -9,7 +9,7 @@ import os
 import pathlib
 from typing import Any
 
-from varjax import config, errors, identity
+from varjax import config, errors, identity, records
 from varjax import spec as specs
 
 
@@ -98,6 +98,33 @@ class Workdir:
       if old.get(key) != new.get(key)
     ]
     return '; '.join(changed[:3]) or 'same config, other inputs or code'
+
+
+def find_run(path: str | os.PathLike[str], name: str = '') -> pathlib.Path:
+  """The workdir of a run: `path` itself, or a complete run of a sweep.
+
+  Args:
+    path: workdir of a run, or of a sweep.
+    name: of the run in the sweep; '' when `path` is the run.
+
+  Raises:
+    CheckpointError: the sweep has no complete run of that name.
+  """
+  root = pathlib.Path(path)
+  if not name:
+    return root
+  complete = {
+    record.name: record.run_id
+    for record in records.latest(records.read(root / 'records.jsonl'))
+    if record.status == 'complete'
+  }
+  for file in sorted(root.glob('trials/*/run.json')):
+    if Workdir(file.parent).run_id() == complete.get(name):
+      return file.parent
+  names = ', '.join(sorted(str(n) for n in complete)) or 'none'
+  raise errors.CheckpointError(
+    f'{root}: no complete run named {name!r}; there are {names}'
+  )
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:

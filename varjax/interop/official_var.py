@@ -8,6 +8,7 @@ stacked along a leading axis here. Nothing is rounded.
 from __future__ import annotations
 
 from collections.abc import Mapping
+import math
 from typing import Any
 
 from flax.core import meta
@@ -28,7 +29,7 @@ _COMMON = {
   'embed/level': ('lvl_embed.weight', 'plain'),
   'embed/start': ('pos_start', 'batched'),
   'embed/pos': ('pos_1LC', 'batched'),
-  'blocks/attention/qkv/kernel': ('blocks.#.attn.mat_qkv.weight', 'linear'),
+  'blocks/attention/qkv/kernel': ('blocks.#.attn.mat_qkv.weight', 'fused'),
   'blocks/attention/q_bias': ('blocks.#.attn.q_bias', 'plain'),
   'blocks/attention/v_bias': ('blocks.#.attn.v_bias', 'plain'),
   'blocks/attention/proj/kernel': ('blocks.#.attn.proj.weight', 'linear'),
@@ -185,7 +186,7 @@ def _shape(path: str, spec: ModelSpec, layout: Layout) -> tuple[int, ...]:
     'embed/level': (layout.num_steps, width),
     'embed/start': (layout.start, width),
     'embed/pos': (layout.num_positions, width),
-    'blocks/attention/qkv/kernel': (width, 3 * width),
+    'blocks/attention/qkv/kernel': (width, 3, width),
     'blocks/attention/proj/kernel': (width, width),
     'blocks/attention/scale': (spec.heads,),
     'blocks/mlp/fc1/kernel': (width, hidden),
@@ -209,14 +210,16 @@ def _import(
     raise errors.CheckpointError(
       f'{name}: has shape {value.shape}, the model needs {official}'
     )
-  value = value.T if kind == 'linear' else value.reshape(expected)
+  if kind in ('linear', 'fused'):
+    value = value.T
+  value = value.reshape(expected)
   return np.ascontiguousarray(value, np.float32)
 
 
 def _export(value: np.ndarray, kind: str) -> np.ndarray:
   value = np.asarray(value)
-  if kind == 'linear':
-    return np.ascontiguousarray(value.T)
+  if kind in ('linear', 'fused'):
+    return np.ascontiguousarray(value.reshape(len(value), -1).T)
   return value.reshape(_official_shape(value.shape, kind))
 
 
@@ -224,6 +227,7 @@ def _official_shape(shape: tuple[int, ...], kind: str) -> tuple[int, ...]:
   return {
     'plain': shape,
     'linear': shape[::-1],
+    'fused': (math.prod(shape[1:]), shape[0]),
     'batched': (1, *shape),
     'chunks': (1, 1, *shape),
     'heads': (1, *shape, 1, 1),

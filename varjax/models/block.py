@@ -92,12 +92,10 @@ class SelfAttention(nn.Module):
     spec = self.spec
     width, heads, dtype = spec.width, spec.heads, spec.compute_dtype
     std = init_std(spec)
-    qkv = dense.dense(
-      3 * width, std, ('embed', 'heads'), dtype=dtype, use_bias=False
-    ).copy(name='qkv')(x)
+    qkv = _FusedProjection(width, std, dtype, name='qkv')(x)
     q_bias = self.param('q_bias', dense.zeros(('heads',)), (width,))
     v_bias = self.param('v_bias', dense.zeros(('heads',)), (width,))
-    q, k, v = jnp.split(qkv, 3, axis=-1)
+    q, k, v = (qkv[:, :, i] for i in range(3))
     q = q + q_bias.astype(dtype)[None, None]
     v = v + v_bias.astype(dtype)[None, None]
     split = (*x.shape[:2], heads, width // heads)
@@ -141,6 +139,25 @@ class SelfAttention(nn.Module):
     log_scale = jnp.where(log_scale <= MAX_LOG_SCALE, log_scale, MAX_LOG_SCALE)
     scale = jnp.exp(log_scale)[None, None, :, None]
     return (norm.unit(q) * scale).astype(q.dtype), norm.unit(k).astype(k.dtype)
+
+
+class _FusedProjection(nn.Module):
+  """q, k and v in one product, [B, L, 3, D], without bias.
+
+  The kernel is [D, 3, D] and not [D, 3 D], so that cutting the last axis
+  over devices cuts each of q, k and v by heads.
+  """
+
+  width: int
+  std: float
+  dtype: str
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'B L D']) -> Float[Array, 'B L 3 D']:
+    """Returns the projections."""
+    init = dense.normal(self.std, ('embed', None, 'heads'))
+    kernel = self.param('kernel', init, (self.width, 3, self.width))
+    return jnp.einsum('bld,dcf->blcf', x, kernel.astype(self.dtype))
 
 
 class Mlp(nn.Module):

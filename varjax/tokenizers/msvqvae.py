@@ -69,11 +69,11 @@ class MultiScaleVQVAE:
       'post_quant_conv': (self._quant_conv, features),
     }
     params = {
-      name: module.init(rngs.stream(rng, name), x)['params']
+      name: module.init(rng, x)['params']
       for name, (module, x) in inputs.items()
     }
-    params['quantizer'] = self._init_quantizer(rngs.stream(rng, 'quantizer'))
-    return params
+    params['quantizer'] = self._init_quantizer(rngs.stream(rng, 'codebook'))
+    return convnet.draw_kernels(params, rngs.stream(rng, 'kernels'))
 
   def encode(self, params: PyTree, images: Float[Array, 'B H W 3']) -> Codes:
     """Images in [-1, 1] to int32 codes [B, L, 1], coarse to fine."""
@@ -170,7 +170,7 @@ class MultiScaleVQVAE:
     spec, dim = self.spec, self.spec.code_dim
     half_width = dim**-0.5 * _CODEBOOK_WIDTH
     embedding = jax.random.uniform(
-      rngs.stream(rng, 'embedding'),
+      rng,
       (spec.vocab, dim),
       minval=-half_width,
       maxval=half_width,
@@ -178,11 +178,8 @@ class MultiScaleVQVAE:
     weights = {'embedding': _boxed(embedding, ('vocab', None))}
     count = msvq.phi_modules(len(spec.scales), spec.phi_count, spec.phi_ratio)
     if count:
-      kernel = nn.initializers.variance_scaling(
-        0.25, 'fan_avg', 'normal', batch_axis=(0,)
-      )(rngs.stream(rng, 'phi'), (count, 3, 3, dim, dim))
       weights['phi'] = {
-        'kernel': _boxed(kernel, (None,) * 5),
+        'kernel': _boxed(jnp.zeros((count, 3, 3, dim, dim)), (None,) * 5),
         'bias': _boxed(jnp.zeros((count, dim)), (None, None)),
       }
     return weights

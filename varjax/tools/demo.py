@@ -20,6 +20,7 @@ from varjax.workdir import write_json
 
 _TOKENIZER = 'experiments/emoji_tokenizer.py'
 _SWEEP = 'sweeps/emoji_ladder.py'
+_LARGEST = 'emoji_var-d8'
 
 
 def main(argv: list[str]) -> int:
@@ -32,7 +33,10 @@ def main(argv: list[str]) -> int:
   )
   parser.add_argument('--workdir', default='runs/demo')
   parser.add_argument(
-    '--parallel', type=int, default=0, help='trials at a time; 0 chooses'
+    '--parallel',
+    type=int,
+    default=0,
+    help='trials at a time; 0 is one per core',
   )
   parser.add_argument(
     '--quick',
@@ -66,13 +70,14 @@ def stages(root: pathlib.Path, parallel: int, quick: bool) -> list[list[str]]:
   sweep = ['sweep', _SWEEP, '--workdir', str(root)]
   sweep += [f'--config.tokenizer_dir={tokenizer}']
   sweep += [f'--config.codes_dir={codes}']
-  if parallel:
-    sweep += ['--parallel', str(parallel)]
+  # One core per trial: models this small do not fill two.
+  cores = len(os.sched_getaffinity(0)) if parallel == 0 else parallel
+  sweep += ['--parallel', str(cores)]
   if quick:
     train += ['--config.total.steps=4', '--config.batch_size=8']
     sweep += ['--config.total.steps=6', '--config.batch_size=8']
   fit = ['fit', str(root / 'records.jsonl'), '--out', str(root)]
-  sample = ['sample', '--workdir', f'{root}/trials/emoji-d8']
+  sample = ['sample', '--workdir', str(root), '--run', _LARGEST]
   sample += ['--labels', 'all', '--repeat', '8', '--out']
   sample += [str(root / 'samples.png')]
   report = ['report', str(root)]

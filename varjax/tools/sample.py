@@ -17,7 +17,10 @@ def main(argv: list[str]) -> int:
     'Sample images with classifier-free guidance. The same seed gives the '
     'same images.',
   )
-  parser.add_argument('--workdir', required=True, help='of the trained run')
+  parser.add_argument(
+    '--workdir', required=True, help='of the trained run, or of a sweep'
+  )
+  parser.add_argument('--run', default='', help='name of a run of the sweep')
   parser.add_argument('--out', required=True, help='PNG file to write')
   parser.add_argument(
     '--labels',
@@ -45,9 +48,12 @@ def main(argv: list[str]) -> int:
   from varjax import compilation
   from varjax.evals import sheets
   from varjax.pipeline import VarPipeline
+  from varjax.workdir import find_run
 
   compilation.enable_cache()
-  pipe = VarPipeline.from_workdir(args.workdir, tokenizer_dir=args.tokenizer)
+  pipe = VarPipeline.from_workdir(
+    find_run(args.workdir, args.run), tokenizer_dir=args.tokenizer
+  )
   labels = np.repeat(_labels(args.labels, pipe.num_classes), args.repeat)
   images = pipe.sample_batches(
     labels,
