@@ -110,10 +110,10 @@ def test_never_a_nan(rows, form, force):
   columns = {'n': 'n', 'd': 'd', 'y': 'loss'}
   try:
     found = analyse.analyse_table(frame, columns, form, options)
-  except errors.VarjaxError as error:
-    assert str(error)
+  except errors.VarjaxError:
     return
   text = json.dumps(found, allow_nan=False)
   assert result.clean(json.loads(text)) == json.loads(text)
-  for name, value in found['params'].items():
-    assert value is not None and math.isfinite(value), name
+  numbers = [v for v in found['params'].values() if v is not None]
+  assert len(numbers) == len(found['params'])
+  assert np.isfinite(numbers).all()

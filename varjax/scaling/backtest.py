@@ -48,6 +48,9 @@ def leave_largest_out(
     runs are left for even one round. `rows` holds one prediction per run and
     round, as the schema's `holdout`, with `dropped`, the levels left out.
   """
+  frame = frame[np.isfinite(frame[by]) & (frame[by] > 0)]
+  if frame.empty:
+    return None
   level = _levels(frame[by].to_numpy(float))
   rows = []
   for dropped in range(1, most + 1):

@@ -50,7 +50,7 @@ def derived(fit: Fit, params: dict | None = None, x=None, y=None) -> dict:
       out = {name: float(v) for name, v in out.items()}
       if x is not None and y is not None and len(x) > 2:
         left = np.asarray(y) - fit.params.get('E', 0.0)
-        if (left > 0).all() and np.ptp(left) > 0:
+        if (left > 0).all() and np.ptp(left) > 0 and np.ptp(x) > 0:
           pair = np.corrcoef(np.log(x), np.log(left))
           out['pearson_r'] = float(pair[0, 1])
     return out

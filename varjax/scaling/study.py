@@ -16,6 +16,7 @@ from varjax.scaling import (
   bootstrap,
   describe,
   fit,
+  identify,
   profile,
   sensitivity,
   table,
@@ -74,6 +75,8 @@ def study(
   """
   key_of = {k: (x_key or k) if k == 'x' else k for k in form.inputs}
   used, why = choose(frame, options)
+  gate = identify.Gate(options.force)
+  used, why = _usable(frame, key_of, used, why, gate)
   rows = frame[used]
   objective = options.objective(form)
   columns = {k: rows[v].to_numpy(float) for k, v in key_of.items()}
@@ -109,6 +112,8 @@ def study(
   if options.sensitivity:
     entry['sensitivity'] = sensitivity.sensitivity(found)
     entry['profiles'] = entry.get('profiles') or _profiles(found)
+  kept = [r.as_dict() for r in gate.kept]
+  entry['refusals'] = kept + entry['refusals']
   entry['drop'] = options.drop_highest
   entry['filter'] = filter_text(options)
   if found.dof <= 2:
@@ -117,6 +122,28 @@ def study(
       f'{found.dof} degrees of freedom, so intervals rest on few residuals'
     )
   return Study(found, boot, entry)
+
+
+def _usable(
+  frame: pd.DataFrame,
+  key_of: dict[str, str],
+  used: np.ndarray,
+  why: list[str | None],
+  gate: identify.Gate,
+) -> tuple[np.ndarray, list[str | None]]:
+  """Takes rows out whose values have no logarithm, or refuses them."""
+  columns = {k: frame[v].to_numpy(float) for k, v in key_of.items()}
+  y = frame['y'].to_numpy(float)
+  picked = {k: v[used] for k, v in columns.items()}
+  identify.check_values(picked, y[used], gate)
+  good = np.isfinite(y) & (y > 0)
+  for values in columns.values():
+    good &= np.isfinite(values) & (values > 0)
+  words = [
+    w if g else 'a value is missing or not positive'
+    for w, g in zip(why, good, strict=True)
+  ]
+  return used & good, words
 
 
 def _profiles(found: Fit) -> dict[str, dict]:
