@@ -92,6 +92,8 @@ def fit_of(runs: list[records.RunRecord], held: list[records.RunRecord]):
       {'method': 'huber', 'a': 0.52, 'lo': 0.47, 'hi': 0.57, 'note': None},
       {'method': 'vpnls', 'a': 0.54, 'lo': 0.50, 'hi': 0.58, 'note': None},
       {'method': 'envelope', 'a': 0.49, 'lo': None, 'hi': None, 'note': None},
+      {'method': 'isoFLOP (akima)', 'a': None, 'lo': None, 'hi': None,
+       'note': 'refused: the minimum lies at an edge'},
     ],
     'agreement_spread': 0.05,
     'isoflop': {'asymmetry': None, 'budgets': [
@@ -147,6 +149,13 @@ def _one_fit(runs, held, name, column, shift):
               'hi': (center + 0.015).tolist()},
     'backtest': {'kind': 'leave largest n out', 'rows': holdout[:1],
                  'mean_abs_error': 0.0012, 'coverage': 1.0},
+    'sensitivity': [
+      {'choice': 'huber, delta 0.1', 'params': {'alpha': 0.23}, 'a': None,
+       'prediction': 3.71, 'refused': None},
+      {'choice': '5 highest dropped', 'params': None, 'a': None,
+       'prediction': None, 'refused': 'too few points are left'},
+    ],
+    'profiles': {'alpha': {'lo': 0.19, 'hi': None, 'level': 0.95}},
     'refusals': [], 'warnings': ['d2 has the largest residual'], 'seed': 0,
   }  # fmt: skip
 

@@ -82,6 +82,10 @@ def test_refusals_warnings_and_failures_are_always_shown(sweep_dir, page):
     assert 'run the ladder at a second number of epochs' in text
     assert 'd2 has the largest residual' in text
     assert 'RESOURCE' in text
+    assert 'refused: the minimum lies at an edge' in text
+    assert 'too few points are left' in text
+    assert 'arXiv 2404.02905' in text
+  assert 'no limit in the data' in page
 
 
 def test_last_error_spans_the_whole_table(page):

@@ -141,8 +141,9 @@ def _surface(fit: dict[str, Any], index: int) -> Exhibit | None:
     return None
   if min(params[k] for k in names[1:]) <= 0:
     return None
-  n = np.array([p['n'] for p in points], float)
-  d = np.array([p['d'] for p in points], float)
+  held = [h for h in fit.get('holdout') or [] if h.get('n') and h.get('d')]
+  n = np.array([p['n'] for p in (*points, *held)], float)
+  d = np.array([p['d'] for p in (*points, *held)], float)
   grid_n = np.geomspace(n.min() / 1.5, n.max() * 1.5, 80)
   grid_d = np.geomspace(d.min() / 1.5, d.max() * 1.5, 80)
   loss = optimum.surface(params, grid_n[None, :], grid_d[:, None])
@@ -151,7 +152,6 @@ def _surface(fit: dict[str, Any], index: int) -> Exhibit | None:
   )
   inside = (best_d >= grid_d[0]) & (best_d <= grid_d[-1])
   inside &= (best_n >= grid_n[0]) & (best_n <= grid_n[-1])
-  held = [h for h in fit.get('holdout') or [] if h.get('n') and h.get('d')]
   drawn = [
     {'x': p['n'], 'y': p['d'], 'role': role}
     for rows, role in ((points, 'fit'), (held, 'holdout'))
@@ -189,6 +189,7 @@ def _isoflop(fit: Mapping[str, Any]) -> Exhibit | None:
       'y': b['loss'],
       'minimum': {'x': b.get('n_opt'), 'y': b.get('loss_opt')},
       'status': b.get('status'),
+      'why': b.get('why'),
     }
     for b in (fit.get('isoflop') or {}).get('budgets') or []
     if b.get('n') and b.get('loss')
@@ -200,11 +201,16 @@ def _isoflop(fit: Mapping[str, Any]) -> Exhibit | None:
     for b in budgets
     for x, y in zip(b['x'], b['y'], strict=False)
   ]
+  rejected = ''.join(
+    f' Budget {b["name"]} was rejected: {b["why"]}.'
+    for b in budgets
+    if b['why']
+  )
   return Exhibit(
     'isoflop',
     'laws',
     'IsoFLOP curves',
-    'Runs of equal compute; a star is a minimum that was accepted.',
+    f'Runs of equal compute; a star is a minimum that was accepted.{rejected}',
     pd.DataFrame(rows),
     plots.isoflop(
       budgets,

@@ -248,7 +248,7 @@ def surface(
         label='held out' if role == 'holdout' else 'fitted runs',
       )  # fmt: skip
   canvas.log_axes(axis, x_label, y_label, margin=0.0)
-  axis.legend(loc='best')
+  axis.legend(loc='lower left', bbox_to_anchor=(0.0, 1.0), ncols=3)
   return figure
 
 

@@ -14,9 +14,8 @@ from typing import Any
 
 import pandas as pd
 
-from varjax.scaling import fit_view, notation, sweepdir
+from varjax.scaling import fit_tables, fit_view, notation, sweepdir
 
-EXPONENTS = ('alpha', 'beta', 'gamma', 'eta', 'exponent')
 _PACKAGES = ('varjax', 'numpy', 'scipy', 'pandas', 'matplotlib')
 # What the analysis checklist asks, and where fit.json may answer.
 _CHECKLIST = (
@@ -44,8 +43,8 @@ def context(sweep: sweepdir.SweepDir) -> dict[str, Any]:
     'headline': headline(sweep, fits),
     'tiles': tiles(sweep, fits),
     'notices': notices(sweep, fits),
-    'fits': [fit_row(f) for f in fits],
-    'holdout': [row for f in fits for row in holdout_rows(f)],
+    'fits': [fit_tables.fit_row(f) for f in fits],
+    'holdout': [row for f in fits for row in fit_tables.holdout_rows(f)],
     'backtests': [
       {'fit': fit_view.title_of(f), **f['backtest']}
       for f in fits
@@ -53,12 +52,16 @@ def context(sweep: sweepdir.SweepDir) -> dict[str, Any]:
     ],
     'backtest_rows': next(
       (
-        holdout_rows(f, f['backtest'].get('rows') or [])
+        fit_tables.holdout_rows(f, f['backtest'].get('rows') or [])
         for f in fits[:1]
         if f.get('backtest')
       ),
       [],
     ),
+    'methods': (sweep.fit or {}).get('agreement') or [],
+    'sensitivity': fit_tables.sensitivity_rows(fits),
+    'profiles': fit_tables.profile_rows(fits),
+    'published': fit_tables.published_rows(fits),
     'models': run_rows(models),
     'tokenizers': run_rows(sweep.tokenizers),
     'failed': [r for r in run_rows(sweep.runs) if r['status'] != 'complete'],
@@ -94,9 +97,9 @@ def headline(sweep: sweepdir.SweepDir, fits: list[dict[str, Any]]) -> list[str]:
     )
     return sentences
   best = fits[0]
-  names = [k for k in EXPONENTS if k in (best.get('params') or {})]
+  names = [k for k in fit_tables.EXPONENTS if k in (best.get('params') or {})]
   if names:
-    listed = ', '.join(exponent_text(best, k) for k in names)
+    listed = ', '.join(fit_tables.exponent_text(best, k) for k in names)
     x_label, y_label = fit_view.axis_labels(best)
     formula = str(best.get('formula') or best.get('form'))
     sentences.append(
@@ -107,8 +110,15 @@ def headline(sweep: sweepdir.SweepDir, fits: list[dict[str, Any]]) -> list[str]:
     sentences.append(
       f'{fit_view.title_of(best)} has no fitted exponent; see the notices.'
     )
-  rows = [h for h in holdout_rows(best) if h['error'] is not None]
-  for row in rows:
+  rows = [h for h in fit_tables.holdout_rows(best) if h['error'] is not None]
+  if len(rows) > 2:
+    inside = sum(row['inside'] is True for row in rows)
+    mean = sum(abs(row['error']) for row in rows) / len(rows)
+    sentences.append(
+      f'{len(rows)} held-out runs were predicted with a mean absolute error '
+      f'of {notation.percent(mean)}, {inside} of them inside the interval.'
+    )
+  for row in rows if len(rows) <= 2 else []:
     inside = {True: 'inside', False: 'outside', None: 'without'}[row['inside']]
     factor = row['extrapolation']
     beyond = f', {factor:.1f}× beyond the fit,' if factor else ''
@@ -131,25 +141,27 @@ def tiles(
   complete = models[models['status'] == 'complete']
   result = []
   for fit in fits[:1]:
-    for name in [k for k in EXPONENTS if k in (fit.get('params') or {})][:2]:
+    for name in [
+      k for k in fit_tables.EXPONENTS if k in (fit.get('params') or {})
+    ][:2]:
       bounds = (fit.get('intervals') or {}).get(name)
       result.append(
         {
           'value': notation.number(fit['params'][name], 3),
           'label': f'exponent {notation.symbol(name)}',
-          'note': f'{_level(bounds)} {notation.interval(bounds)}'.strip()
-          if bounds
-          else 'no interval',
+          'note': _interval_text(bounds),
         }
       )
-    rows = [h for h in holdout_rows(fit) if h['error'] is not None]
+    rows = [h for h in fit_tables.holdout_rows(fit) if h['error'] is not None]
     if rows:
       worst = max(rows, key=lambda r: abs(r['error']))
       inside = sum(r['inside'] is True for r in rows)
       result.append(
         {
           'value': notation.percent(worst['error'], signed=True),
-          'label': 'held-out error',
+          'label': 'held-out error'
+          if len(rows) == 1
+          else 'largest held-out error',
           'note': f'{inside} of {len(rows)} inside the interval',
         }
       )
@@ -173,6 +185,13 @@ def tiles(
     }
   )
   return result
+
+
+def _interval_text(bounds: Any) -> str:
+  if not bounds:
+    return 'no interval'
+  level = fit_tables.level_text(bounds)
+  return f'{level} {notation.interval(bounds)}'.strip()
 
 
 def notices(
@@ -203,84 +222,6 @@ def notices(
   if sweep.curves.empty:
     found.append(('note', 'No curves.jsonl: training curves are not shown.'))
   return [{'level': level, 'text': text} for level, text in found]
-
-
-def fit_row(fit: Mapping[str, Any]) -> dict[str, Any]:
-  """One line of the table of fits."""
-  intervals = fit.get('intervals') or {}
-  residuals = [
-    r['residual'] for r in fit_view.residual_rows(fit) if r['role'] == 'fit'
-  ]
-  return {
-    'title': fit_view.title_of(fit),
-    'formula': fit.get('formula'),
-    'form': fit.get('form'),
-    'x': fit_view.axis_labels(fit)[0],
-    'y': fit_view.axis_labels(fit)[1],
-    'params': [
-      {
-        'name': notation.symbol(str(name)),
-        'value': value,
-        'interval': intervals.get(name),
-        'level': _level(intervals.get(name)),
-      }
-      for name, value in (fit.get('params') or {}).items()
-      if not isinstance(value, Mapping)
-    ],
-    'points': sum(bool(p.get('used', True)) for p in fit.get('points') or []),
-    'objective': fit.get('objective'),
-    'objective_kind': fit.get('objective_kind'),
-    'starts': _starts(fit),
-    'worst': max(map(abs, residuals), default=None),
-    'refused': bool(fit.get('refusals')),
-  }
-
-
-def holdout_rows(
-  fit: Mapping[str, Any], rows: list[dict[str, Any]] | None = None
-) -> list[dict[str, Any]]:
-  """Predicted beside measured for every held-out run of one fit.
-
-  Args:
-    fit: a fit of fit.json.
-    rows: its backtest's rows; by default its `holdout`.
-
-  Returns:
-    One mapping a run; `error` is predicted over measured minus one.
-  """
-  result = []
-  for held in rows if rows is not None else fit.get('holdout') or []:
-    measured, predicted = held.get('measured'), held.get('predicted')
-    error = held.get('error')
-    if error is None and measured and notation.is_number(predicted):
-      error = predicted / measured - 1
-    lo, hi = notation.ends(held)
-    result.append(
-      {
-        'fit': fit_view.title_of(fit),
-        'name': str(held.get('name') or held.get('run_id') or 'run'),
-        'x': held.get('x') if held.get('x') is not None else held.get('n'),
-        'measured': measured,
-        'predicted': predicted,
-        'interval': {'lo': lo, 'hi': hi},
-        'inside': held.get('inside'),
-        'error': error,
-        'extrapolation': held.get('extrapolation'),
-      }
-    )
-  return result
-
-
-def exponent_text(fit: Mapping[str, Any], name: str) -> str:
-  """`α = 0.21 (95 % interval [0.18, 0.25])`."""
-  text = f'{notation.symbol(name)} = {notation.number(fit["params"][name], 3)}'
-  bounds = (fit.get('intervals') or {}).get(name)
-  if not bounds:
-    return f'{text} (no interval)'
-  level = _level(bounds)
-  return f'{text} ({level} interval {notation.interval(bounds)})'.replace(
-    '( ', '('
-  )
 
 
 def run_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -344,18 +285,6 @@ def versions(sweep: sweepdir.SweepDir) -> list[dict[str, str]]:
 def _title(sweep: sweepdir.SweepDir) -> str:
   names = [str(n) for n in sweep.runs['sweep'].dropna().unique()]
   return names[0] if len(names) == 1 else sweep.path.resolve().name
-
-
-def _level(bounds: Any) -> str:
-  level = bounds.get('level') if isinstance(bounds, Mapping) else None
-  return f'{100 * float(level):g} %' if notation.is_number(level) else ''
-
-
-def _starts(fit: Mapping[str, Any]) -> str:
-  agreeing, total = fit.get('starts_agreeing'), fit.get('starts')
-  if agreeing is None:
-    return notation.MISSING
-  return f'{agreeing} of {total}' if total else str(agreeing)
 
 
 def _short(value: Any) -> str:
