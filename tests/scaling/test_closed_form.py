@@ -100,7 +100,7 @@ def test_broken_power_law_finds_its_break():
     'E': 1.0, 'b': 40.0, 'c0': 0.1, 'c1': 0.3, 'd1': 1e8, 'f1': 0.4,
   }  # fmt: skip
   y = 1.0 + 40.0 * x**-0.1 * (1 + (x / 1e8) ** (1 / 0.4)) ** (-0.3 * 0.4)
-  found = fit.fit(nonlinear.BNSL, {'x': x}, y, Objective('log'), starts=60)
+  found = fit.fit(nonlinear.BNSL, {'x': x}, y, Objective('log'), starts=20)
   np.testing.assert_allclose(found.predict({'x': x}), y, rtol=1e-5)
   for name, value in planted.items():
     assert found.params[name] == pytest.approx(value, rel=1e-2), name

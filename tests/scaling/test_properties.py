@@ -14,7 +14,7 @@ from varjax.scaling import analyse, fit, forms, optimum, result
 from varjax.scaling.objective import Objective
 from varjax.scaling.options import Options
 
-QUICK = settings(max_examples=12, deadline=None, derandomize=True)
+QUICK = settings(max_examples=8, deadline=None, derandomize=True)
 SURFACES = st.fixed_dictionaries(
   {
     'E': st.floats(0.5, 4.0),

@@ -137,7 +137,7 @@ def analyse_table(
   identify.check_unmixed(picked, gate)
   frame = table.from_columns(picked, columns, options.conventions)
   if options.method.startswith('isoflop'):
-    return _isoflop(frame, options, gate, columns['y'])
+    return _isoflop(frame, options, gate, columns)
   shape = form_of(name, options.floor, options.base)
   x_key = options.x if name in ONE_D else None
   needed = [x_key] if x_key else list(shape.inputs)
@@ -150,14 +150,31 @@ def analyse_table(
   made = study(
     frame, shape, options, name=f'{label} {name}',
     quantity=Quantity(columns['y'], ''), x_key=x_key,
+    conventions=_given_conventions(columns, options),
   )  # fmt: skip
   found = Collector()
   found.studies.append(made)
   return _finish(found, frame, options, gate, None)
 
 
+def _given_conventions(
+  columns: Mapping[str, str], options: Options
+) -> dict[str, str | None]:
+  """What N, D and C are in a foreign table: its columns, as they are."""
+  words: dict[str, str | None] = {}
+  for key, name in (('n', 'n'), ('d', 'd'), ('c', 'flop')):
+    given = columns.get(key)
+    words[f'{name}_convention'] = f'column {given!r}' if given else None
+  if 'c' not in columns and {'n', 'd'} <= set(columns):
+    words['flop_convention'] = f'C = {options.conventions.k:g} N D'
+  return words
+
+
 def _isoflop(
-  frame: pd.DataFrame, options: Options, gate: identify.Gate, y_name: str
+  frame: pd.DataFrame,
+  options: Options,
+  gate: identify.Gate,
+  columns: Mapping[str, str],
 ) -> dict[str, Any]:
   """The result whose primary fit is the power law of isoFLOP minima."""
   if options.drop_highest:
@@ -168,7 +185,8 @@ def _isoflop(
     frame, method=method, replicates=options.bootstrap, seed=options.seed,
     force=options.force,
   )  # fmt: skip
-  entry = minima.entry(made, frame, options, y_name)
+  entry = minima.entry(made, frame, options, columns['y'])
+  entry.update(_given_conventions(columns, options))
   entry['refusals'] = [r.as_dict() for r in gate.kept] + entry['refusals']
   compared = agreement.compare([], frame, None, options)
   out = {

@@ -181,6 +181,7 @@ def fit(
       f'{form.name} needs at least {len(form.names) + 1} runs, but there are '
       f'{len(y)}', 'train more sizes',
     )  # fmt: skip
+  identify.check_floor(form, y, gate)
   identify.check_design(form, columns, gate, distinct)
   scale = scale_of(columns, y)
   problem = problem_of(form, columns, y, objective, weights, scale)

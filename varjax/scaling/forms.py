@@ -14,7 +14,7 @@ units changes nothing but the reported constants. Two families:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import math
 from typing import Protocol
@@ -71,6 +71,11 @@ class Form(Protocol):
   def to_theta(self, params: Mapping[str, float], scale: Scale): ...
 
 
+# log y [b, n], its derivative [b, n, p], and the function that takes v [b, n]
+# to sum_i v_i Hessian(log y_i) [b, p, p].
+Expansion = tuple[np.ndarray, np.ndarray, Callable[[np.ndarray], np.ndarray]]
+
+
 class BoundForm(Protocol):
   """A form on given inputs."""
 
@@ -78,7 +83,7 @@ class BoundForm(Protocol):
 
   def jacobian(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
 
-  def curvature(self, theta: np.ndarray, v: np.ndarray) -> np.ndarray: ...
+  def expand(self, theta: np.ndarray) -> Expansion: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,26 +245,28 @@ class BoundSum:
 
   def jacobian(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """theta [b, p] -> log y [b, n] and its derivative [b, n, p]."""
+    return self.expand(theta)[:2]
+
+  def expand(self, theta: np.ndarray) -> Expansion:
+    """theta [b, p] -> log y, its derivative, and its curvature."""
     terms = self._terms(theta)
     top = terms.max(axis=-1, keepdims=True)
     shares = np.exp(terms - top)
     total = shares.sum(axis=-1, keepdims=True)
     shares /= total
-    self._shares = shares
     jacobian = shares[..., 0, None] * self._z[None, :, 0]
     for k in range(1, self._shape[1]):
       jacobian += shares[..., k, None] * self._z[None, :, k]
-    return (top + np.log(total))[..., 0], jacobian
 
-  def curvature(self, theta: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """sum_i v[b, i] Hessian(log y_i) -> [b, p, p]; v [b, n]."""
-    _, jacobian = self.jacobian(theta)
-    n, k, p = self._shape
-    weighted = (v[..., None] * self._shares).reshape(-1, n * k)
-    first = (weighted @ self._outer).reshape(-1, p, p)
-    return first - np.matmul(
-      np.swapaxes(jacobian, 1, 2), jacobian * v[..., None]
-    )
+    def curvature(v: np.ndarray) -> np.ndarray:
+      n, k, p = self._shape
+      weighted = (v[..., None] * shares).reshape(-1, n * k)
+      first = (weighted @ self._outer).reshape(-1, p, p)
+      return first - np.matmul(
+        np.swapaxes(jacobian, 1, 2), jacobian * v[..., None]
+      )
+
+    return (top + np.log(total))[..., 0], jacobian, curvature
 
 
 POWER = SumForm(

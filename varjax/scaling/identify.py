@@ -157,6 +157,19 @@ def check_values(columns: Columns, y: np.ndarray, gate: Gate) -> np.ndarray:
   return good
 
 
+def check_floor(form: Form, y: np.ndarray, gate: Gate) -> None:
+  """Refuses a fixed floor that measurements lie below."""
+  floor = form.pinned.get('E', 0.0)
+  if 'E' not in form.names and floor >= y.min():
+    gate.refuse(
+      BadValues(
+        f'the fixed floor {floor:g} is not below the smallest loss {y.min():g}',
+        'give the entropy of your own tokenizer with --floor, or fit it: '
+        '--form power_floor',
+      )
+    )
+
+
 def check_design(
   form: Form, columns: Columns, gate: Gate, distinct: int | None = None
 ) -> None:

@@ -16,7 +16,7 @@ import math
 import numpy as np
 
 from varjax.scaling import optimum
-from varjax.scaling.forms import FLOOR_MIN, Columns, Scale
+from varjax.scaling.forms import FLOOR_MIN, Columns, Expansion, Scale
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,11 +92,12 @@ class BoundSmooth:
       columns.append(self._log_y(shifted).imag / step)
     return self._log_y(theta), np.stack(columns, axis=-1)
 
-  def curvature(self, theta: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """sum_i v[b, i] Hessian(log y_i) -> [b, p, p]; v [b, n].
+  def expand(self, theta: np.ndarray) -> Expansion:
+    """theta [b, p] -> log y, its derivative, and its curvature."""
+    return (*self.jacobian(theta), lambda v: self._curvature(theta, v))
 
-    Central differences of the exact gradient.
-    """
+  def _curvature(self, theta: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Central differences of the exact gradient."""
     step = 1e-5
     rows = []
     for j in range(theta.shape[1]):

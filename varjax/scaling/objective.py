@@ -115,7 +115,7 @@ class Problem:
     self, theta: np.ndarray, majorise: np.ndarray
   ) -> tuple[np.ndarray, np.ndarray]:
     """Gradient [b, p] and Hessian (or its positive majorant) [b, p, p]."""
-    log_yhat, jacobian = self.bound.jacobian(theta)
+    log_yhat, jacobian, curvature = self.bound.expand(theta)
     r = self.objective.residual(log_yhat, self.y)
     slope = self.weights * self.objective.slope(r)
     bend = self.weights * self.objective.bend(r, majorise)
@@ -123,9 +123,9 @@ class Problem:
       yhat = np.exp(log_yhat)
       bend = bend * yhat * yhat + np.where(majorise[:, None], 0, slope * yhat)
       slope = slope * yhat
-    gradient = np.einsum('bn,bnp->bp', slope, jacobian)
+    gradient = np.matmul(slope[:, None], jacobian)[:, 0]
     hessian = np.matmul(np.swapaxes(jacobian, 1, 2), jacobian * bend[..., None])
     exact = np.where(majorise[:, None], 0.0, slope)
     if exact.any():
-      hessian = hessian + self.bound.curvature(theta, exact)
+      hessian = hessian + curvature(exact)
     return gradient, hessian

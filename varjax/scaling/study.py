@@ -55,6 +55,7 @@ def study(
   quantity: Quantity,
   x_key: str | None = None,
   backtested: bool = True,
+  conventions: dict[str, str | None] | None = None,
 ) -> Study:
   """Fits one form to the rows with the role `fit` and predicts the others.
 
@@ -66,6 +67,7 @@ def study(
     quantity: of the entry.
     x_key: n, d or c, for a 1-D form.
     backtested: whether leave-largest-out is run.
+    conventions: what N, D and C count, in words; by default the options'.
 
   Returns:
     The fit and its entry.
@@ -101,7 +103,8 @@ def study(
   entry = describe.describe(
     found, boot, name=name, x_key=x_key, y_name=quantity.name,
     y_unit=quantity.unit, y_kind=quantity.kind, frame=frame, used=used,
-    why=why, conventions=conventions_of(options), backtest=tested,
+    why=why, backtest=tested,
+    conventions=conventions or conventions_of(options),
   )  # fmt: skip
   if form.name == 'repeat':
     # Weakly identified by nature: never quoted without their profiles.

@@ -60,6 +60,12 @@ def fit_vpnls(
   order = order[np.lexsort(keys)]
   columns = {k: v[order] for k, v in columns.items()}
   y = y[order]
+  if len(y) < 2:
+    raise identify.TooFewPoints(
+      f'{form.name} needs at least {len(form.names) + 1} runs, but there are '
+      f'{len(y)}', 'train more sizes',
+    )  # fmt: skip
+  identify.check_floor(form, y, gate)
   identify.check_design(form, columns, gate)
   scale = scale_of(columns, y)
   objective = Objective('linear')
