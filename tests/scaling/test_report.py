@@ -303,6 +303,17 @@ def test_plan_is_shown_with_its_warnings(tmp_path):
     report.write(tmp_path)
 
 
+def test_a_size_law_over_different_lengths_is_flagged(sweep_dir):
+  sweep = sweepdir.read(sweep_dir)
+  fits = [json.loads(json.dumps(f)) for f in sweep.fit['fits']]
+  texts = [n['text'] for n in summary.notices(sweep, fits)]
+  assert not any('mixes size and data' in t for t in texts)
+  for fit in fits:
+    fit['points'][0]['d'] *= 2
+  texts = [n['text'] for n in summary.notices(sweep, fits)]
+  assert any('mixes size and data' in t for t in texts)
+
+
 def test_frontier_is_not_beaten():
   table = records.frame(
     [

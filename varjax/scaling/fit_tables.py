@@ -88,9 +88,9 @@ def holdout_rows(
 
 
 def sensitivity_rows(fits: list[dict[str, Any]]) -> list[dict[str, Any]]:
-  """Refits under other choices, for fits that have them."""
+  """Refits under other choices, of the fits that the page dwells on."""
   rows = []
-  for fit in fits:
+  for fit in _leading(fits):
     for row in fit.get('sensitivity') or []:
       params = row.get('params') or {}
       rows.append(
@@ -110,6 +110,11 @@ def sensitivity_rows(fits: list[dict[str, Any]]) -> list[dict[str, Any]]:
   return rows
 
 
+def _leading(fits: list[dict[str, Any]]) -> list[dict[str, Any]]:
+  """The primary fit, and those with several inputs."""
+  return [f for f in fits if f is fits[0] or len(f.get('inputs') or {}) > 1]
+
+
 def profile_rows(fits: list[dict[str, Any]]) -> list[dict[str, Any]]:
   """Profile-likelihood intervals; an end that the data leave open is None."""
   return [
@@ -120,7 +125,7 @@ def profile_rows(fits: list[dict[str, Any]]) -> list[dict[str, Any]]:
       'hi': found.get('hi'),
       'level': level_text(found),
     }
-    for fit in fits
+    for fit in _leading(fits)
     for name, found in (fit.get('profiles') or {}).items()
   ]
 

@@ -212,6 +212,16 @@ def notices(
       tables = (sweep.fit or {}).get('tables') or {}
       for item in tables.get('refused_fits') or []:
         found.append((level, notation.sentence(item)))
+  mixed = [fit_view.title_of(f) for f in fits if _length_varies(f)]
+  if mixed:
+    found.append(
+      (
+        'warning',
+        f'{", ".join(mixed[:3])}{" and others" if len(mixed) > 3 else ""}: '
+        'training length differs between the runs, so this law mixes size '
+        'and data; read L(N, D) instead.',
+      )
+    )
   models = sweep.models
   for status, words in (('failed', 'failed'), ('running', 'did not finish')):
     size = int((models['status'] == status).sum())
@@ -222,6 +232,18 @@ def notices(
   if sweep.curves.empty:
     found.append(('note', 'No curves.jsonl: training curves are not shown.'))
   return [{'level': level, 'text': text} for level, text in found]
+
+
+def _length_varies(fit: Mapping[str, Any]) -> bool:
+  """Whether the runs of an L(N) saw different amounts of data."""
+  if list(fit.get('inputs') or {}) != ['n']:
+    return False
+  seen = [
+    p['d']
+    for p in fit.get('points') or []
+    if p.get('used', True) and notation.is_number(p.get('d')) and p['d'] > 0
+  ]
+  return bool(seen) and max(seen) > 1.5 * min(seen)
 
 
 def run_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
