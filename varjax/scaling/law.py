@@ -15,7 +15,7 @@ import numpy as np
 
 from varjax import errors
 from varjax.scaling import notation
-from varjax.scaling.table import METRICS
+from varjax.scaling.table import N_CONVENTIONS
 
 SURFACE = ('E', 'A', 'B', 'alpha', 'beta')
 _CURVES = ('power', 'power_floor', 'power_pinned')
@@ -107,6 +107,7 @@ def of_fit(fit: Mapping[str, Any]) -> Law:
       f'({notation.sentence(forced[0])}); a plan from it would be a guess'
     )
   convention = str(chosen.get('n_convention') or '').partition(':')[0]
+  known = convention in N_CONVENTIONS
   y = str((chosen.get('y') or {}).get('name') or 'loss')
   inputs = chosen.get('inputs') or {}
   draws = (chosen.get('bootstrap') or {}).get('draws') or {}
@@ -120,8 +121,8 @@ def of_fit(fit: Mapping[str, Any]) -> Law:
     params=params,
     draws={**pinned, **kept} if complete else {},
     sigma_log=float(chosen.get('sigma_log') or 0.0),
-    n_convention=convention or 'total',
-    assumed=not convention or y not in METRICS,
+    n_convention=convention if known else 'total',
+    assumed=not known,
     largest={
       k: float(v['max'])
       for k, v in inputs.items()
