@@ -314,6 +314,17 @@ def test_a_size_law_over_different_lengths_is_flagged(sweep_dir):
   assert any('mixes size and data' in t for t in texts)
 
 
+def test_a_fit_of_a_foreign_table_needs_no_records(tmp_path):
+  fit = planted.fit_of([planted.run(d) for d in (2, 3, 4)], [])
+  (tmp_path / 'fit.json').write_text(json.dumps(fit))
+  report.write(tmp_path)
+  page = (tmp_path / 'report.html').read_text()
+  assert 'a table from elsewhere' in page
+  assert 'α = 0.220' in page
+  assert 'models finished' not in page
+  assert '<h2 id="runs">' not in page
+
+
 def test_frontier_is_not_beaten():
   table = records.frame(
     [

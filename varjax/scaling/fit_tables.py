@@ -23,7 +23,7 @@ def fit_row(fit: Mapping[str, Any]) -> dict[str, Any]:
     'title': fit_view.title_of(fit),
     'formula': fit.get('formula'),
     'form': fit.get('form'),
-    'x': _against(fit),
+    'x': against(fit),
     'y': fit_view.axis_labels(fit)[1],
     'params': [
       {
@@ -44,7 +44,7 @@ def fit_row(fit: Mapping[str, Any]) -> dict[str, Any]:
   }
 
 
-def _against(fit: Mapping[str, Any]) -> str:
+def against(fit: Mapping[str, Any]) -> str:
   """Labels of all inputs."""
   first, _ = fit_view.axis_labels(fit)
   if fit.get('x') is None and 'd' in (fit.get('inputs') or {}):

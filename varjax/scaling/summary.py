@@ -87,7 +87,7 @@ def headline(sweep: sweepdir.SweepDir, fits: list[dict[str, Any]]) -> list[str]:
       f', {notation.count(sizes.min())} to {notation.count(sizes.max())} '
       'parameters in the transformer body'
     )
-  sentences = [f'{text}.']
+  sentences = [f'{text}.'] if len(sweep.runs) else []
   if not fits:
     sentences.append(
       'Nothing was fitted: there is no fit.json; run `varjax fit` first.'
@@ -100,11 +100,11 @@ def headline(sweep: sweepdir.SweepDir, fits: list[dict[str, Any]]) -> list[str]:
   names = [k for k in fit_tables.EXPONENTS if k in (best.get('params') or {})]
   if names:
     listed = ', '.join(fit_tables.exponent_text(best, k) for k in names)
-    x_label, y_label = fit_view.axis_labels(best)
+    y_label = fit_view.axis_labels(best)[1]
     formula = str(best.get('formula') or best.get('form'))
     sentences.append(
-      f'{y_label[:1].upper()}{y_label[1:]} against {x_label} follows '
-      f'{formula} with {listed}.'
+      f'{y_label[:1].upper()}{y_label[1:]} against {fit_tables.against(best)} '
+      f'follows {formula} with {listed}.'
     )
   else:
     sentences.append(
@@ -128,7 +128,14 @@ def headline(sweep: sweepdir.SweepDir, fits: list[dict[str, Any]]) -> list[str]:
       f'{notation.number(row["predicted"])} was predicted '
       f'({notation.percent(row["error"], signed=True)}, {inside} the interval).'
     )
-  if not rows:
+  tested = best.get('backtest') or {}
+  if not rows and notation.is_number(tested.get('mean_abs_error')):
+    sentences.append(
+      'No run was held out; leaving the largest out in turn, predictions miss '
+      f'by {notation.percent(tested["mean_abs_error"])} on average and '
+      f'{notation.percent(tested.get("coverage"), 0)} lie inside their interval.'
+    )
+  elif not rows:
     sentences.append('No run was held out, so the law is not validated.')
   return sentences
 
@@ -165,6 +172,8 @@ def tiles(
           'note': f'{inside} of {len(rows)} inside the interval',
         }
       )
+  if sweep.runs.empty:
+    return result
   bad = len(models) - len(complete)
   result.append(
     {
@@ -229,7 +238,11 @@ def notices(
       found.append(
         ('warning', f'{size} of {len(models)} models {words}; see the table.')
       )
-  if sweep.curves.empty:
+  if sweep.runs.empty:
+    found.append(
+      ('note', 'No records.jsonl: the fit is of a table from elsewhere.')
+    )
+  elif sweep.curves.empty:
     found.append(('note', 'No curves.jsonl: training curves are not shown.'))
   return [{'level': level, 'text': text} for level, text in found]
 

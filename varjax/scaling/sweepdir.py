@@ -1,7 +1,8 @@
 """A sweep directory as its reader finds it: records, curves, fit, images.
 
-Everything but `records.jsonl` is optional; what is missing is None or
-empty, and what is unreadable is an error that names the file.
+One of `records.jsonl` and `fit.json` must be there; all else is optional.
+What is missing is None or empty, and what is unreadable is an error that
+names the file.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class SweepDir:
 
   Attributes:
     path: the directory.
-    runs: one row per run, columns of `records.RunRecord`.
+    runs: one row per run, columns of `records.RunRecord`; empty where a
+      table from elsewhere was fitted.
     curves: one row per run and evaluation; may be empty.
     fit: contents of `fit.json`, None without one.
     plan: contents of `plan.json`, None without one.
@@ -72,25 +74,30 @@ def read(path: str | os.PathLike[str]) -> SweepDir:
   """Reads a sweep directory.
 
   Raises:
-    RecordError: the directory or its records are missing, hold no run, or
-      a file cannot be read.
+    RecordError: the directory is missing, or has neither records nor a
+      fit, or a file cannot be read or holds no run.
   """
   folder = pathlib.Path(path)
   if not folder.is_dir():
     raise errors.RecordError(f'{folder}: no such sweep directory')
-  runs = records.load(folder / 'records.jsonl')
-  if runs.empty:
-    raise errors.RecordError(
-      f'{folder / "records.jsonl"}: holds no run; the sweep has not '
-      'finished its first trial'
-    )
+  records_path, fit_path = folder / 'records.jsonl', folder / 'fit.json'
+  if records_path.is_file() or not fit_path.is_file():
+    runs = records.load(records_path)
+    if runs.empty:
+      raise errors.RecordError(
+        f'{records_path}: holds no run; the sweep has not finished its first '
+        'trial'
+      )
+  else:
+    # A fit of a table from elsewhere has no records of ours.
+    runs = records.frame([])
   curves_path = folder / 'curves.jsonl'
   curves = (
     records.load_curves(curves_path)
     if curves_path.is_file()
     else records.frame([])
   )
-  fit = read_json(folder / 'fit.json', dict)
+  fit = read_json(fit_path, dict)
   plan = read_json(folder / 'plan.json', dict)
   if plan is not None and plan.get('kind') != 'varjax.plan':
     raise errors.RecordError(f'{folder / "plan.json"}: not a plan')
