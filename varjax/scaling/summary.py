@@ -133,7 +133,7 @@ def headline(sweep: sweepdir.SweepDir, fits: list[dict[str, Any]]) -> list[str]:
     sentences.append(
       'No run was held out; leaving the largest out in turn, predictions miss '
       f'by {notation.percent(tested["mean_abs_error"])} on average and '
-      f'{notation.percent(tested.get("coverage"), 0)} lie inside their interval.'
+      f'{notation.percent(tested.get("coverage"), 0)} lie in their interval.'
     )
   elif not rows:
     sentences.append('No run was held out, so the law is not validated.')
