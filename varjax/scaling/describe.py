@@ -109,9 +109,9 @@ def describe(
   warnings = list(fit.warnings)
   points, holdout = [], []
   if frame is not None and used is not None:
-    why = why or [None] * len(frame)
-    points = _points(fit, frame, used, why, key_of)
-    holdout = _holdout(fit, boot, frame, why, key_of, y_kind)
+    reasons = why or [None] * len(frame)
+    points = _points(fit, frame, used, reasons, key_of)
+    holdout = _holdout(fit, boot, frame, reasons, key_of, y_kind)
   for row in holdout:
     if row['extrapolation'] > 30:
       warnings.append(

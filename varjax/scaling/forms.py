@@ -52,11 +52,20 @@ def scale_of(columns: Columns, y: np.ndarray) -> Scale:
 class Form(Protocol):
   """What the optimiser, the bootstrap and the report know about a form."""
 
-  name: str
-  formula: str
-  inputs: tuple[str, ...]
-  names: tuple[str, ...]
-  pinned: Mapping[str, float]
+  @property
+  def name(self) -> str: ...
+
+  @property
+  def formula(self) -> str: ...
+
+  @property
+  def inputs(self) -> tuple[str, ...]: ...
+
+  @property
+  def names(self) -> tuple[str, ...]: ...
+
+  @property
+  def pinned(self) -> Mapping[str, float]: ...
 
   def bounds(self) -> np.ndarray: ...
 
@@ -68,7 +77,9 @@ class Form(Protocol):
 
   def to_params(self, theta: np.ndarray, scale: Scale) -> dict: ...
 
-  def to_theta(self, params: Mapping[str, float], scale: Scale): ...
+  def to_theta(
+    self, params: Mapping[str, float], scale: Scale
+  ) -> np.ndarray: ...
 
 
 # log y [b, n], its derivative [b, n, p], and the function that takes v [b, n]

@@ -89,7 +89,7 @@ class BoundSmooth:
     for i in range(theta.shape[1]):
       shifted = theta.astype(complex)
       shifted[:, i] += 1j * step
-      columns.append(self._log_y(shifted).imag / step)
+      columns.append(np.imag(self._log_y(shifted)) / step)
     return self._log_y(theta), np.stack(columns, axis=-1)
 
   def expand(self, theta: np.ndarray) -> Expansion:
@@ -117,9 +117,9 @@ class BoundSmooth:
 
 def _log_add(*terms: np.ndarray) -> np.ndarray:
   """logsumexp that complex steps pass through."""
-  top = terms[0].real
+  top = np.real(terms[0])
   for term in terms[1:]:
-    top = np.maximum(top, term.real)
+    top = np.maximum(top, np.real(term))
   return top + np.log(sum(np.exp(term - top) for term in terms))
 
 

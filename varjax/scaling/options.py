@@ -116,11 +116,11 @@ def form_of(
     if floor is None:
       return form
     name = f'{name.removesuffix("_floor")}_pinned'
-  base = name.removesuffix('_pinned')
-  if name.endswith('_pinned') and base in ('power', 'chinchilla', 'gadre'):
+  stem = name.removesuffix('_pinned')
+  if name.endswith('_pinned') and stem in ('power', 'chinchilla', 'gadre'):
     if floor is None:
       raise errors.ConfigError(f'form {name} needs --floor E')
-    return forms.pin_floor(FORMS[base], floor)  # type: ignore[arg-type]
+    return forms.pin_floor(FORMS[stem], floor)  # type: ignore[arg-type]
   allowed = [
     *FORMS,
     'repeat',
