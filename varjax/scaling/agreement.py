@@ -12,7 +12,6 @@ from typing import Any
 
 import pandas as pd
 
-from varjax import errors
 from varjax.scaling import fit as fit_lib
 from varjax.scaling import (
   forms,
@@ -54,7 +53,9 @@ def compare(
   isoflops = None
   # A ladder that does not vary N and D has nothing to compare.
   levels = runs['d'].nunique() if needed else 0
-  if needed and len(runs) >= 6 and levels > 1:
+  # Repeated tokens are worth less: surfaces of D do not apply to them.
+  repeats = any(s.fit.form.name == 'repeat' for s in studies)
+  if needed and len(runs) >= 6 and levels > 1 and not repeats:
     rows += _parametric(runs, rows, options)
     params = params or next(
       (r['params'] for r in rows if r.get('params')), None
@@ -108,8 +109,8 @@ def _parametric(runs, rows, options: Options) -> list[dict[str, Any]]:
     row = {'method': label, 'a': None, 'lo': None, 'hi': None, 'note': ''}
     try:
       found = make()
-    except errors.FitRefused as refusal:
-      made.append({**row, 'note': f'refused: {refusal}'})
+    except identify.Refusal as refusal:
+      made.append({**row, 'note': f'refused: {refusal.reason}'})
       continue
     split = optimum.exponents(found.params)
     made.append({**row, 'a': float(split['a']), 'params': found.params})
@@ -127,7 +128,7 @@ def _isoflop(runs, method: str, options: Options):
       seed=options.seed,
     )  # fmt: skip
   except identify.Refusal as refusal:
-    return {**row, 'note': f'refused: {refusal}'}, None
+    return {**row, 'note': f'refused: {refusal.reason}'}, None
   lo, hi = found.interval or (None, None)
   note = f'{len(found.valid)} of {len(found.budgets)} budgets'
   return {**row, 'a': found.exponent, 'lo': lo, 'hi': hi, 'note': note}, found

@@ -65,7 +65,7 @@ def intervals(fit: Fit, boot: Bootstrap | None) -> dict[str, dict]:
   best = {**fit.params, **derived(fit)}
   out = {}
   for name, values in {**draws, **derived(fit, draws)}.items():
-    if name in fit.form.pinned:
+    if name in fit.form.pinned or np.ptp(values) == 0:
       continue
     found = boot_lib.interval(values, best[name], boot.kind)
     if found:
