@@ -76,7 +76,6 @@ def test_surface_intervals_of_resampled_runs():
 
   With 120 runs and 200 refits the floor E is covered in 91 % of studies:
   its distribution is skewed and the resamples carry the fit's own bias.
-  The exponents and new runs keep to 92-98 %.
   """
   shares = surface_coverage(300, 200, 'runs')
   assert 0.90 <= shares.pop('E') <= 0.98
