@@ -122,3 +122,39 @@ def test_masks():
     edit.box_mask(4, (0, 0, 1, 1), keep='all')
   with pytest.raises(ConfigError, match='mask'):
     edit.keep_mask(mask, [(1, 1), (2, 2)])
+
+
+@pytest.mark.parametrize('smooth', [False, True])
+def test_an_image_depends_on_its_own_key_alone(world, smooth):
+  model, params, order, quantizer = world
+  # Weaker weights: flat distributions, where every draw is another.
+  params = jax.tree.map(lambda x: 0.3 * x, params)
+  run = _run(
+    (model, params, order, quantizer), cfg=1.5, top_p=0.99, smooth=smooth
+  )
+  fold = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(3)))
+  keys, labels = fold(jnp.arange(8)), jnp.arange(8) % 3
+
+  def images(index):
+    found = run(labels[index], keys[index])
+    return np.asarray(found.codes), np.asarray(found.features)
+
+  codes, features = images(np.arange(8))
+  assert len({c.tobytes() for c in codes}) == 8
+  others = [[0], [2, 5, 7], [3, 1, 7, 0, 2, 6, 5, 4]]
+  for index in others[smooth:]:
+    some_codes, some_features = images(np.asarray(index))
+    np.testing.assert_array_equal(some_codes, codes[index])
+    np.testing.assert_allclose(some_features, features[index], atol=1e-6)
+  one_key = run(labels, jax.random.key(3))
+  np.testing.assert_array_equal(one_key.codes, codes)
+
+
+def test_raw_keys_are_keys_and_other_counts_are_refused():
+  key = jax.random.key(5)
+  raw = loop.image_keys(jax.random.key_data(key), 2)
+  np.testing.assert_array_equal(
+    jax.random.key_data(raw), jax.random.key_data(loop.image_keys(key, 2))
+  )
+  with pytest.raises(ConfigError, match='one for each of the 3'):
+    loop.image_keys(jax.random.split(key, 2), 3)

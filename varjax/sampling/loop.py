@@ -8,6 +8,8 @@ the first step to `cfg` at the last.
 
 from __future__ import annotations
 
+import functools
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -55,7 +57,8 @@ def sample(
     order: of the codes; its steps must be static.
     quantizer: weights of the tokenizer's quantiser.
     labels: class per image; negative is "no class".
-    rng: the only source of randomness.
+    rng: one key (image i draws from `fold_in(rng, i)`) or a key for each
+      image [B]. An image's draws depend on its own key alone.
     cfg: guidance at the last step; 0 also skips the second forward.
     top_k: codes kept per position, 0 for all; 1 is greedy.
     top_p: probability mass kept per position, 0 for all.
@@ -68,8 +71,9 @@ def sample(
     features, which do contain the given codes and the mixtures.
 
   Raises:
-    ConfigError: the order has no static steps, or `smooth` is asked of
-      several codes per position.
+    ConfigError: the order has no static steps, `smooth` is asked of
+      several codes per position, or `rng` has another number of keys than
+      there are labels.
   """
   result = run(
     model,
@@ -115,6 +119,7 @@ def run(
     )
   variables = {'params': params}
   batch = labels.shape[0]
+  keys = image_keys(rng, batch)
   nobody = model.spec.num_classes
   labels = jnp.where(labels < 0, nobody, labels)
   guided = not (isinstance(cfg, int | float) and cfg == 0)
@@ -136,12 +141,13 @@ def run(
       logits = logits_lib.guide(logits[:batch], logits[batch:], cfg * ratio)
     all_logits.append(logits)
     filtered = logits_lib.top_p(logits_lib.top_k(logits, top_k), top_p)
-    draw_key, noise_key = jax.random.split(jax.random.fold_in(rng, step))
-    drawn = _draw(filtered, draw_key, greedy=top_k == 1)
+    step_keys = jax.vmap(functools.partial(_step_keys, step=step))(keys)
+    drawn = _draw(filtered, step_keys[:, 0], greedy=top_k == 1)
     codes.append(drawn)
     if smooth:
-      noise = jax.random.gumbel(noise_key, filtered[:, :, 0].shape)
-      if gumbel is not None:
+      if gumbel is None:
+        noise = _gumbel(step_keys[:, 1], filtered.shape[1::2])
+      else:
         noise = gumbel[:, where]
       features = _mix(order, quantizer, filtered[:, :, 0], noise, ratio)
     else:
@@ -159,12 +165,45 @@ def run(
   )
 
 
+def image_keys(rng: jax.Array, batch: int) -> jax.Array:
+  """One key per image [B].
+
+  Args:
+    rng: one key, from which image i gets `fold_in(rng, i)`, or keys [B].
+    batch: images, B.
+
+  Raises:
+    ConfigError: keys of another shape.
+  """
+  if not jax.dtypes.issubdtype(rng.dtype, jax.dtypes.prng_key):
+    rng = jax.random.wrap_key_data(rng)
+  if not rng.shape:
+    fold = functools.partial(jax.random.fold_in, rng)
+    return jax.vmap(fold)(jnp.arange(batch))
+  if rng.shape != (batch,):
+    raise errors.ConfigError(
+      f'rng: has shape {rng.shape}; must be one key, or one for each of the '
+      f'{batch} images'
+    )
+  return rng
+
+
+def _step_keys(key: jax.Array, step: int) -> jax.Array:
+  """The keys [2] of an image's draw and of its noise at one step."""
+  return jax.random.split(jax.random.fold_in(key, step))
+
+
 def _draw(
-  logits: Float[Array, 'B T R V'], rng: jax.Array, greedy: bool
+  logits: Float[Array, 'B T R V'], keys: jax.Array, greedy: bool
 ) -> Int[Array, 'B T R']:
   if greedy:
     return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-  return jax.random.categorical(rng, logits, axis=-1).astype(jnp.int32)
+  drawn = jax.vmap(jax.random.categorical)(keys, logits)
+  return drawn.astype(jnp.int32)
+
+
+def _gumbel(keys: jax.Array, shape: tuple[int, ...]) -> Float[Array, 'B T V']:
+  return jax.vmap(lambda key: jax.random.gumbel(key, shape))(keys)
 
 
 def _mix(
