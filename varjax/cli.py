@@ -17,6 +17,8 @@ COMMANDS = {
   'train': 'train a tokenizer or a transformer from an experiment file',
   'encode': 'encode a dataset once into a cache of codes',
   'sample': 'sample images from a trained run',
+  'sample-50k': 'sample images of every class for an evaluation by FID',
+  'edit': 'in-paint, out-paint, edit by class or super-resolve an image',
   'eval': 'evaluate a trained run on its validation split',
   'sweep': 'train every trial of a sweep file, resumably',
   'status': 'show how far a sweep is',
@@ -24,6 +26,8 @@ COMMANDS = {
   'plan': 'turn a compute budget into a training plan',
   'design': 'propose a sweep that can be fitted, before spending',
   'report': 'write report.html and report.md of a sweep',
+  'import-official': 'official VAR checkpoints to a tokenizer and a workdir',
+  'export-official': 'a trained run to official VAR checkpoints',
   'demo': 'the whole path on the built-in images, in minutes',
 }
 
@@ -53,7 +57,8 @@ def main(argv: list[str] | None = None) -> int:
       file=sys.stderr,
     )
     return 2
-  tool = importlib.import_module(f'varjax.tools.{command}')
+  module = command.replace('-', '_')
+  tool = importlib.import_module(f'varjax.tools.{module}')
   try:
     return tool.main(argv[1:])
   except errors.VarjaxError as error:
@@ -71,6 +76,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _usage() -> str:
   lines = ['usage: varjax COMMAND [OPTIONS]', '']
-  lines += [f'  {name:8} {text}' for name, text in COMMANDS.items()]
+  width = max(map(len, COMMANDS))
+  lines += [f'  {name:{width}} {text}' for name, text in COMMANDS.items()]
   lines += ['', '`varjax COMMAND --help` lists the options of a command.']
   return '\n'.join(lines)

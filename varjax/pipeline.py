@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import os
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ from varjax.models.transformer import Transformer
 from varjax.orders import make_order
 from varjax.orders.base import Order
 from varjax.sampling import edit as editing
-from varjax.sampling import loop
+from varjax.sampling import loop, parallel
 from varjax.tokenizers import artifact
 from varjax.tokenizers.base import Tokenizer
 from varjax.types import PyTree
@@ -31,8 +32,8 @@ from varjax.workdir import Workdir
 
 
 @dataclasses.dataclass(frozen=True)
-class _Settings:
-  """The static arguments of a sampling program."""
+class Settings:
+  """The static arguments of a sampling program; see `VarPipeline.sample`."""
 
   cfg: float
   top_k: int
@@ -107,6 +108,38 @@ class VarPipeline:
       defaults=run.sample,
       label=f'run {workdir.run_id()} at update {step}',
     )
+
+  @classmethod
+  def from_official(
+    cls,
+    vae_path: str | os.PathLike[str],
+    var_path: str | os.PathLike[str],
+    *,
+    patch_nums: Sequence[int | Sequence[int]] | None = None,
+    compute_dtype: str = 'float32',
+    **given: Any,
+  ) -> VarPipeline:
+    """Loads the released weights, or any in their format.
+
+    Args:
+      vae_path, var_path: .pth, .safetensors or .npz, see `interop.pth`;
+        nothing in them is executed.
+      patch_nums: the scales, where they cannot be inferred.
+      compute_dtype: of the transformer, 'float32' or 'bfloat16'.
+      **given: what else cannot be inferred, see `interop.infer`.
+
+    Raises:
+      CheckpointError: a file is damaged, or a tensor is missing, unknown or
+        of another shape.
+      ConfigError: something must be given.
+    """
+    # These modules build pipelines, so they import this one.
+    from varjax.interop import official, pth
+
+    vae = pth.read_state(vae_path, 'vae')
+    var = pth.read_state(var_path, 'var')
+    config = official.infer_config(vae, var, patch_nums, **given)
+    return official.pipeline(config, vae, var, compute_dtype=compute_dtype)
 
   @property
   def num_classes(self) -> int:
@@ -215,6 +248,35 @@ class VarPipeline:
     known = editing.known(codes, np.asarray(keep_mask), self.grids)
     return self._generate(labels, rng, cfg, top_k, top_p, smooth, gumbel, known)
 
+  def super_resolve(
+    self,
+    images: jax.Array | np.ndarray,
+    labels: jax.Array | np.ndarray,
+    keep_scales: int,
+    rng: jax.Array,
+    **settings: float | int | bool | None,
+  ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """Keeps the codes of the coarse scales and generates the finer ones.
+
+    Args:
+      images: float [B, H, W, 3] in [-1, 1], enlarged to full size.
+      labels: int [B]; negative is "no class".
+      keep_scales: how many scales are given, in [0, K].
+      rng: see `sample`.
+      **settings: cfg, top_k, top_p, smooth, gumbel of `sample`.
+
+    Returns:
+      As `edit`.
+
+    Raises:
+      ConfigError: there are not so many scales.
+    """
+    codes = self._encode(self._weights, jnp.asarray(images, jnp.float32))
+    known = editing.known_scales(codes, keep_scales, self.grids)
+    call = {'cfg': None, 'top_k': None, 'top_p': None, 'smooth': False}
+    call |= {'gumbel': None, **settings}
+    return self._generate(labels, rng, **call, known=known)
+
   def sample_batches(
     self,
     labels: np.ndarray,
@@ -237,6 +299,39 @@ class VarPipeline:
       batch, _ = self.sample(part, fold(jnp.asarray(index)), **settings)
       images.append(np.asarray(batch)[: len(labels) - start])
     return np.concatenate(images)
+
+  def settings(
+    self,
+    cfg: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    smooth: bool = False,
+  ) -> Settings:
+    """What a call with these arguments samples with, defaults filled in."""
+    defaults = self.defaults
+    return Settings(
+      cfg=float(defaults.cfg if cfg is None else cfg),
+      top_k=int(defaults.top_k if top_k is None else top_k),
+      top_p=float(defaults.top_p if top_p is None else top_p),
+      smooth=smooth,
+    )
+
+  def group_sampler(
+    self,
+    settings: Settings,
+    *,
+    group: int,
+    seed: int,
+    devices: Sequence[jax.Device] | None = None,
+  ) -> parallel.GroupSampler:
+    """Samples by image number over several devices; see `GroupSampler`."""
+
+    def draw(weights, labels, keys):
+      return self._draw(settings, weights, labels, keys)[0]
+
+    return parallel.GroupSampler(
+      draw, self._weights, group=group, seed=seed, devices=devices
+    )
 
   # --- compiled parts -------------------------------------------------------
 
@@ -272,35 +367,38 @@ class VarPipeline:
     return jax.jit(logits)
 
   @functools.lru_cache(maxsize=16)  # noqa: B019 - a pipeline lives long
-  def _sampler(self, settings: _Settings):
-    def run(weights, labels, rng, gumbel, known):
-      codes, features = loop.sample(
-        self.model,
-        weights['model'],
-        self.order,
-        self.tokenizer.quantizer(weights['tokenizer']),
-        labels,
-        rng,
-        cfg=settings.cfg,
-        top_k=settings.top_k,
-        top_p=settings.top_p,
-        smooth=settings.smooth,
-        gumbel=gumbel,
-        known=known,
-      )
-      images = self.tokenizer.decode_features(weights['tokenizer'], features)
-      return (images + 1) / 2, codes
+  def _sampler(self, settings: Settings):
+    return jax.jit(functools.partial(self._draw, settings))
 
-    return jax.jit(run)
+  def _draw(
+    self,
+    settings: Settings,
+    weights: PyTree,
+    labels: jax.Array,
+    rng: jax.Array,
+    gumbel: jax.Array | None = None,
+    known: editing.Known | None = None,
+  ) -> tuple[jax.Array, jax.Array]:
+    """Images in [0, 1] and flat codes; the body of the sampling programs."""
+    codes, features = loop.sample(
+      self.model,
+      weights['model'],
+      self.order,
+      self.tokenizer.quantizer(weights['tokenizer']),
+      labels,
+      rng,
+      cfg=settings.cfg,
+      top_k=settings.top_k,
+      top_p=settings.top_p,
+      smooth=settings.smooth,
+      gumbel=gumbel,
+      known=known,
+    )
+    images = self.tokenizer.decode_features(weights['tokenizer'], features)
+    return (images + 1) / 2, codes
 
   def _generate(self, labels, rng, cfg, top_k, top_p, smooth, gumbel, known):
-    defaults = self.defaults
-    settings = _Settings(
-      cfg=float(defaults.cfg if cfg is None else cfg),
-      top_k=int(defaults.top_k if top_k is None else top_k),
-      top_p=float(defaults.top_p if top_p is None else top_p),
-      smooth=smooth,
-    )
+    settings = self.settings(cfg, top_k, top_p, smooth)
     noise = None if gumbel is None else jnp.asarray(gumbel)
     images, codes = self._sampler(settings)(
       self._weights, self._labels(labels), rng, noise, known

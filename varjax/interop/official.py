@@ -9,10 +9,13 @@ import numpy as np
 
 from varjax import spec as specs
 from varjax.interop import official_vae, official_var
+from varjax.interop.infer import infer_config
 from varjax.models.transformer import Transformer
 from varjax.orders import make_order
 from varjax.pipeline import VarPipeline
 from varjax.tokenizers.msvqvae import MultiScaleVQVAE
+
+__all__ = ['infer_config', 'pipeline']
 
 
 def pipeline(
