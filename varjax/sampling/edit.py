@@ -2,16 +2,19 @@
 
 In-painting, out-painting and class-conditional editing (VAR section 5.2;
 official demo). At every scale the embedded codes of a given image replace
-the generated ones where a mask keeps them.
+the generated ones where a mask keeps them. Keeping whole coarse scales is
+super-resolution.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import einops
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float
 import numpy as np
 
 from varjax import errors
@@ -63,6 +66,33 @@ def box_mask(
   return mask if keep == 'inside' else 1 - mask
 
 
+def pixel_mask(
+  keep: Bool[np.ndarray, 'H W'], grid: tuple[int, int]
+) -> Float[np.ndarray, 'P P']:
+  """A mask on the finest grid from one at image resolution.
+
+  A cell is kept only if all of its pixels are: what is to be replaced never
+  survives in a cell that it shares with its surroundings.
+
+  Args:
+    keep: [H, W], true where the image is kept.
+    grid: (height, width) of the finest grid.
+
+  Returns:
+    float32 [height, width], 1 where the image is kept.
+
+  Raises:
+    ConfigError: the image is not a whole number of cells.
+  """
+  height, width = grid
+  if keep.shape[0] % height or keep.shape[1] % width:
+    raise errors.ConfigError(
+      f'mask: {keep.shape} pixels do not divide into the finest grid {grid}'
+    )
+  cells = einops.rearrange(keep, '(h a) (w b) -> h w (a b)', h=height, w=width)
+  return cells.all(axis=-1).astype(np.float32)
+
+
 def keep_mask(mask: np.ndarray, grids: Sequence[tuple[int, int]]) -> np.ndarray:
   """Positions of every scale that a mask keeps.
 
@@ -102,6 +132,22 @@ def known(
     ConfigError: the mask is not on the finest grid.
   """
   return Known(codes=codes, keep=jnp.asarray(keep_mask(mask, grids)))
+
+
+def known_scales(
+  codes: Codes, count: int, grids: Sequence[tuple[int, int]]
+) -> Known:
+  """Keeps the codes [B, L, R] of the `count` coarsest scales.
+
+  Raises:
+    ConfigError: there are not so many scales.
+  """
+  if not 0 <= count <= len(grids):
+    raise errors.ConfigError(
+      f'keep_scales={count}: must be in 0..{len(grids)}, the number of scales'
+    )
+  given = sum(height * width for height, width in grids[:count])
+  return Known(codes=codes, keep=jnp.arange(codes.shape[1]) < given)
 
 
 def merge(codes: Codes, given: Known) -> Codes:
