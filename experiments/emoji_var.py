@@ -4,19 +4,19 @@
     --config.tokenizer_dir=runs/tok --config.codes_dir=runs/codes
 
 Needs a tokenizer (experiments/emoji_tokenizer.py) and its codes (`varjax
-encode`). Size dK has K layers, K heads and width 16 K: a quarter of VAR's
-64 K, so that sizes d2 to d8 fit two CPU cores and still span almost two
-decades of body parameters (about 4,600 K^3).
+encode`). Size dK has K layers, K heads and width 12 K instead of VAR's 64 K,
+so that sizes d2 to d7 fit two CPU cores and still span 1.6 decades of body
+parameters (about 2,600 K^3).
 """
 
 from varjax import config as config_lib
 
-WIDTH_PER_LAYER = 16
+WIDTH_PER_LAYER = 12
 
 
 def get_config(arg=None):
   """Returns the config of one size; argument `size=d2` ... `size=d12`."""
-  arg = config_lib.parse_arg(arg, size='d4', images=9_600)
+  arg = config_lib.parse_arg(arg, size='d4', images=22_400)
   depth = config_lib.parse_size(arg.size, range(1, 13))
   duration = config_lib.duration
   config = config_lib.default_config()

@@ -1,4 +1,4 @@
-"""The ladder of `make demo`: seven sizes of one family, largest held out.
+"""The ladder of `make demo`: six sizes of one family, largest held out.
 
   varjax sweep sweeps/emoji_ladder.py --workdir runs/demo \
     --config.tokenizer_dir=runs/demo/tokenizer \
@@ -9,8 +9,8 @@ against parameters and nothing else: with D constant, the data term of a
 surface L(N, D) cannot be identified.
 """
 
-SIZES = ('d2', 'd3', 'd4', 'd5', 'd6', 'd7', 'd8')
-HELD_OUT = ('d8',)
+SIZES = ('d2', 'd3', 'd4', 'd5', 'd6', 'd7')
+HELD_OUT = ('d7',)
 
 
 def get_hyper(hyper):

@@ -14,7 +14,7 @@ import threading
 import time
 
 from varjax import errors
-from varjax.launch import base, logs
+from varjax.launch import allocator, base, logs
 
 _CHILD = pathlib.Path(__file__).with_name('child.py')
 
@@ -139,7 +139,8 @@ class LocalEngine:
   def _start(self, job: _Job, share: list[int], parallel: int) -> _Running:
     job.attempt += 1
     job.trial.workdir.mkdir(parents=True, exist_ok=True)
-    environment = dict(os.environ, PYTHONUNBUFFERED='1')
+    environment = allocator.with_huge_pages(os.environ)
+    environment['PYTHONUNBUFFERED'] = '1'
     if self.sweep:
       environment['VARJAX_SWEEP'] = self.sweep
     pinned = ''

@@ -41,7 +41,7 @@ class ReconstructTask:
   """
 
   run: RunSpec
-  extra_losses: Mapping[str, LossTerm] = dataclasses.field(default_factory=dict)
+  extra_losses: tuple[tuple[str, LossTerm], ...] = ()
   dtype: Any = jnp.float32
   name: str = 'reconstruct'
 

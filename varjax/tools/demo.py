@@ -15,12 +15,13 @@ import sys
 import time
 
 from varjax import errors
+from varjax.launch import allocator
 from varjax.tools import arguments
 from varjax.workdir import write_json
 
 _TOKENIZER = 'experiments/emoji_tokenizer.py'
 _SWEEP = 'sweeps/emoji_ladder.py'
-_LARGEST = 'emoji_var-d8'
+_LARGEST = 'emoji_var-d7'
 
 
 def main(argv: list[str]) -> int:
@@ -91,7 +92,7 @@ def _run_all(root: pathlib.Path, commands: list[list[str]]) -> int:
   if log.is_file():
     done = {row['command']: row for row in json.loads(log.read_text())}
   start = time.monotonic()
-  environment = {**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '2'}
+  environment = allocator.with_huge_pages(os.environ)
   for index, command in enumerate(commands, start=1):
     text = _text(command)
     print(f'\n[{index}/{len(commands)}] {text}', flush=True)
