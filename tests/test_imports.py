@@ -20,7 +20,7 @@ LAYERS = (
   ('errors', 'types', 'spec', 'rng'),
   (
     'coerce', 'validation', 'config', 'sweep', 'identity', 'records',
-    'schedule', 'params', 'tokenizer_costs', 'flops', 'memory', 'devices',
+    'schedule', 'progressive', 'params', 'tokenizer_costs', 'flops', 'memory', 'devices',
     'workdir', 'clock', 'window', 'signals', 'progress', 'checksum',
     'compilation', 'profiler',
   ),
@@ -29,7 +29,7 @@ LAYERS = (
   ('orders', 'models', 'evals'),
   ('sampling',),
   ('tasks', 'pipeline', 'interop'),
-  ('inputs', 'runs', 'evaluate', 'recording'),
+  ('inputs', 'warmstart', 'runs', 'evaluate', 'recording'),
   ('train', 'artifacts'),
   ('launch', 'tools', 'cli', '__main__'),
 )  # fmt: skip

@@ -240,6 +240,33 @@ def latest_step(workdir: str | os.PathLike[str]) -> int | None:
   return max(ocp.utils.checkpoint_steps(folder), default=None)
 
 
+def content(workdir: str | os.PathLike[str], item: str) -> dict[str, int]:
+  """Fingerprints of one entry of the newest checkpoint, by leaf.
+
+  Reads the header alone, not the weights.
+
+  Raises:
+    CheckpointError: there is no checkpoint, or it cannot be read.
+  """
+  step = latest_step(workdir)
+  folder = pathlib.Path(workdir).absolute() / FOLDER
+  if step is None:
+    raise errors.CheckpointError(f'{folder}: holds no finished checkpoint')
+  manager = _open(folder, create=False, save_root_metadata=False)
+  try:
+    header = manager.restore(
+      step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
+    )['meta']
+    found = header['fingerprints']
+  except Exception as error:
+    raise errors.CheckpointError(
+      f'{folder / str(step)}: cannot be read ({_sentence(error)})'
+    ) from error
+  finally:
+    manager.close()
+  return {k: v for k, v in found.items() if k.partition('/')[0] == item}
+
+
 def load_params(
   workdir: str | os.PathLike[str], items: tuple[str, ...] = ('params', 'state')
 ) -> dict[str, PyTree]:

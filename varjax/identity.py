@@ -20,14 +20,14 @@ from varjax import spec as specs
 # command line are left out: editing a plot must not orphan finished runs.
 _CODE_OF_A_RUN = (
   'data', 'tokenizers', 'orders', 'models', 'tasks', 'evals',
-  'types.py', 'schedule.py', 'optim.py', 'train.py', 'evaluate.py',
+  'types.py', 'schedule.py', 'progressive.py', 'optim.py', 'train.py', 'evaluate.py',
   'rng.py',
-  'inputs.py',
+  'inputs.py', 'warmstart.py',
 )  # fmt: skip
 
 # Sections that a task does not read.
 _UNUSED_BY = {
-  'reconstruct': ('model', 'order', 'input'),
+  'reconstruct': ('model', 'order', 'input', 'progressive'),
   'generate': ('reconstruct',),
 }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from varjax import errors, identity
+from varjax import errors, identity, warmstart
 from varjax import spec as specs
 from varjax.data import codes as code_cache
 from varjax.data import sources
@@ -21,7 +21,8 @@ class Resolved:
 
   Attributes:
     run_id: hash of config, inputs and code.
-    inputs: content hashes by name ('dataset', 'tokenizer', 'codes').
+    inputs: content hashes by name ('dataset', 'tokenizer', 'codes',
+      'init_from').
     missing: inputs that are not there yet; the id is provisional then.
   """
 
@@ -62,6 +63,8 @@ def resolve(run: specs.RunSpec, *, allow_missing: bool = False) -> Resolved:
     look_up(
       'dataset', lambda: sources.open_source(run.data, 'train').fingerprint
     )
+  if run.init_from:
+    look_up('init_from', lambda: warmstart.content_id(run.init_from))
   return Resolved(identity.run_id(run, inputs), inputs, tuple(missing))
 
 

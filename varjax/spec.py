@@ -218,6 +218,23 @@ class OptimSpec:
 
 
 @dataclasses.dataclass(frozen=True)
+class ProgressiveSpec:
+  """Coarse scales first, to save compute (var_spec section 5; off).
+
+  Attributes:
+    share: part of the run after which every scale is trained (official pg),
+      in [0, 1); 0 trains every scale from the start. Otherwise the learning
+      rate follows the schedule `lin<share>`, whatever `optim.schedule` is.
+    first: index of the finest scale of the first stage (official pg0).
+    fade: over which the loss of a new scale fades in (official pgwp).
+  """
+
+  share: float = 0.0
+  first: int = 4
+  fade: Duration = Duration(frac=1 / 300)
+
+
+@dataclasses.dataclass(frozen=True)
 class MeshSpec:
   """Devices along each mesh axis; one of them may be -1 (what is left)."""
 
@@ -251,6 +268,10 @@ class RunSpec:
       (reconstruct always reads images).
     tokenizer_dir: workdir of the trained tokenizer (generate).
     codes_dir: code cache written by `varjax encode` (generate, 'codes').
+    init_from: workdir whose newest weights the run starts from (generate),
+      '' for a random start. The content of those weights, not the path, is
+      part of the run id. A class embedding of another number of classes
+      starts random; everything else must have the same shape.
     evaluate: interval of evaluations; there is always one after the last
       update.
     checkpoint: interval of checkpoints; there is always one at the end.
@@ -268,12 +289,14 @@ class RunSpec:
   input: str = 'codes'
   tokenizer_dir: str = _not_identity('')
   codes_dir: str = _not_identity('')
+  init_from: str = _not_identity('')
   data: DataSpec = DataSpec()
   tokenizer: TokenizerSpec = TokenizerSpec()
   reconstruct: ReconstructSpec = ReconstructSpec()
   order: OrderSpec = OrderSpec()
   model: ModelSpec = ModelSpec()
   optim: OptimSpec = OptimSpec()
+  progressive: ProgressiveSpec = ProgressiveSpec()
   mesh: MeshSpec = _not_identity(MeshSpec())
   sample: SampleSpec = _not_identity(SampleSpec())
   evaluate: Duration = _not_identity(Duration(frac=0.1))

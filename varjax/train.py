@@ -25,10 +25,12 @@ from varjax import (
   inputs,
   metrics,
   optim,
+  progressive,
   recording,
   rng,
   schedule,
   sharding,
+  warmstart,
 )
 from varjax import records as run_records
 from varjax import spec as specs
@@ -128,7 +130,8 @@ def train(
     'batch_size': run.batch_size,
     'warmup_steps': steps.warmup,
   }
-  optimizer = optim.make_optimizer(run.optim, **lengths)
+  optim_spec = progressive.optim_spec(run)
+  optimizer = optim.make_optimizer(optim_spec, **lengths)
 
   # --------------------------------------- abstract shapes, shardings, state
   def init(key: jax.Array) -> TrainState:
@@ -151,25 +154,32 @@ def train(
       if restored is None:
         first, window = 0, Window()
         state = sharding.init_sharded(init, mesh, key)
+        if run.init_from:
+          params = warmstart.start_from(run.init_from, state.params)
+          state = state.replace(params=params)
       else:
         first, state = restored.step, restored.state
         opened.train.set_state(restored.data_state)
         clock.restore(restored.meta['clock'])
         window = Window.restored(restored.meta['window'])
-    step_fn = jax.jit(
-      functools.partial(
-        _step,
-        task=task,
-        optimizer=optimizer,
-        seed=run.seed,
-        accumulate=run.optim.accumulate,
-      ),
-      donate_argnums=0,
-      out_shardings=(
-        jax.tree.map(lambda leaf: leaf.sharding, abstract),
-        sharding.replicated(mesh),
-      ),
-    )
+    step_fns = {
+      start: jax.jit(
+        functools.partial(
+          _step,
+          task=stage,
+          optimizer=optimizer,
+          seed=run.seed,
+          accumulate=run.optim.accumulate,
+        ),
+        donate_argnums=0,
+        out_shardings=(
+          jax.tree.map(lambda leaf: leaf.sharding, abstract),
+          sharding.replicated(mesh),
+        ),
+      )
+      for start, stage in task.stages(steps)
+    }
+    step_fn = step_fns[max(start for start in step_fns if start <= first)]
     evaluator = evaluate.Evaluator(task, mesh, opened.evaluation)
     facts = recording.Facts(
       run, resolved, opened, total, len(mesh.devices.flat)
@@ -216,8 +226,10 @@ def train(
       profiler.before(step)
       with clock.phase('data'):
         batch = sharding.shard_batch(next(opened.train), mesh)
-      # The first call compiles.
-      with clock.phase('compile' if step == first else 'step'):
+      # The first call of a stage compiles.
+      step_fn = step_fns.get(step, step_fn)
+      compiles = step == first or step in step_fns
+      with clock.phase('compile' if compiles else 'step'):
         with jax.transfer_guard('disallow'), sharding.use_mesh(mesh):
           state, values = step_fn(state, frozen, batch)
         # Fetches the values of the step before: this one is running.
@@ -228,7 +240,7 @@ def train(
       if schedule.due(after, steps.log, total):
         window.flush()
         _refuse_nan(window, resolved.run_id, store)
-        rates = optim.hyperparameters(run.optim, step, **lengths)
+        rates = optim.hyperparameters(optim_spec, step, **lengths)
         writer.write(after, window.means() | rates)
       if after == total:
         break

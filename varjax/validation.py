@@ -49,12 +49,37 @@ def validate(run: specs.RunSpec) -> None:
   for key in ('total', 'evaluate', 'checkpoint', 'log'):
     _check_duration(key, getattr(run, key), required=key == 'total')
   _check_duration('optim.warmup', run.optim.warmup, required=False)
+  if run.init_from and run.task != 'generate':
+    raise errors.ConfigError(
+      f'init_from={run.init_from!r}: only task=generate starts from other '
+      'weights; leave it empty'
+    )
+  _check_progressive(run)
   if run.total.frac:
     raise errors.ConfigError(
       'total.frac: the run cannot be a share of itself; set total.images, '
       'total.steps or total.epochs'
     )
   _check_scales(tok, data)
+
+
+def _check_progressive(run: specs.RunSpec) -> None:
+  spec = run.progressive
+  if not 0 <= spec.share < 1:
+    raise errors.ConfigError(
+      f'progressive.share={spec.share}: must be in [0, 1); 0 is off'
+    )
+  if spec.first < 0:
+    raise errors.ConfigError(
+      f'progressive.first={spec.first}: must be at least 0, the index of a '
+      'scale'
+    )
+  _check_duration('progressive.fade', spec.fade, required=False)
+  if spec.share and (run.task, run.order.name) != ('generate', 'scale'):
+    raise errors.ConfigError(
+      f'progressive.share={spec.share}: only task=generate with '
+      'order.name=scale can train coarse scales first; set it to 0'
+    )
 
 
 def _check_scales(tok: specs.TokenizerSpec, data: specs.DataSpec) -> None:
