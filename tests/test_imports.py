@@ -20,8 +20,8 @@ LAYERS = (
   ('errors', 'types', 'spec', 'rng'),
   (
     'coerce', 'validation', 'config', 'sweep', 'identity', 'records',
-    'schedule', 'progressive', 'params', 'tokenizer_costs', 'flops', 'memory', 'devices',
-    'workdir', 'clock', 'window', 'signals', 'progress', 'checksum',
+    'schedule', 'progressive', 'params', 'tokenizer_costs', 'flops', 'memory',
+    'devices', 'workdir', 'clock', 'window', 'signals', 'progress', 'checksum',
     'compilation', 'profiler',
   ),
   ('sharding', 'optim', 'metrics', 'checkpoint', 'data', 'tokenizers'),

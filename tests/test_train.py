@@ -19,8 +19,10 @@ from varjax import (
   errors,
   flops,
   metrics,
+  progressive,
   records,
   runs,
+  schedule,
   sharding,
   train,
 )
@@ -156,6 +158,41 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
   assert curves[0] == curves[1]
   logs = [_metrics(p) for p in (path, tmp_path)]
   assert logs[0] == logs[1]
+
+
+def test_progressive_training_resumes_inside_a_stage(
+  world, tmp_path, monkeypatch
+):
+  overrides = {
+    'progressive.share': 0.8,
+    'progressive.first': 1,
+    'progressive.fade.steps': 2,
+    'progressive.fade.frac': 0.0,
+  }
+  run = tiny.var_run(*world, **overrides)
+  record = run_to_end(run, tmp_path / 'whole')
+  # Five positions up to the second scale, 21 from the fourth update on.
+  stages = progressive.stages(run, schedule.resolve_run(run, 30))
+  assert [(s.start, s.last) for s in stages] == [(0, 1), (3, 2)]
+  assert record.tokens_seen == 8 * (3 * 5 + 3 * 21)
+  full = flops.train_flops_per_image(run.model, run.tokenizer).total
+  assert 3 * 8 * full < record.flops_train_total < 6 * 8 * full
+
+  class PowerCut(BaseException):
+    pass
+
+  def cut(_, step, __):
+    if step == 5:
+      raise PowerCut
+
+  with monkeypatch.context() as patch:
+    patch.setattr(train.Progress, 'update', cut)
+    with pytest.raises(PowerCut):
+      run_to_end(run, tmp_path / 'cut')
+  assert checkpoint.latest_step(tmp_path / 'cut') == 4
+  again = run_to_end(run, tmp_path / 'cut')
+  assert again.val_loss_nats_per_token == record.val_loss_nats_per_token
+  assert again.tokens_seen == record.tokens_seen
 
 
 def _metrics(path):

@@ -13,7 +13,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from varjax import config, devices, flops, identity, records, schedule
+from varjax import (
+  config,
+  devices,
+  flops,
+  identity,
+  progressive,
+  records,
+  schedule,
+)
 from varjax import spec as specs
 from varjax.clock import Clock
 from varjax.evaluate import Evaluation
@@ -78,7 +86,7 @@ def _record(facts: Facts, measured: Measured) -> RunRecord:
   run, step = facts.run, measured.step
   clock = measured.clock
   images = step * run.batch_size
-  spec_positions = flops.sequence_of(run.tokenizer).positions
+  positions = flops.sequence_of(run.tokenizer).positions
   base = RunRecord(
     run_id=facts.resolved.run_id,
     name=run.name or None,
@@ -90,12 +98,12 @@ def _record(facts: Facts, measured: Measured) -> RunRecord:
     eval_set=facts.inputs.eval_set,
     tokenizer_id=facts.inputs.tokenizer_id or None,
     code_vocab=run.tokenizer.vocab,
-    positions_per_image=spec_positions,
+    positions_per_image=positions,
     codes_per_position=1,
     images_seen=images,
     unique_images=facts.inputs.unique_images,
     epochs=images / facts.inputs.unique_images,
-    tokens_seen=images * spec_positions,
+    tokens_seen=images * positions,
     steps=step,
     total_steps=facts.total_steps,
     batch_images=run.batch_size,
@@ -123,7 +131,8 @@ def _record(facts: Facts, measured: Measured) -> RunRecord:
 def _generate_fields(facts: Facts, measured: Measured) -> dict[str, Any]:
   run, images = facts.run, measured.step * facts.run.batch_size
   counts = flops.parameter_counts(run.model, run.tokenizer)
-  work = flops.train_flops_per_image(run.model, run.tokenizer)
+  steps = schedule.resolve_run(run, facts.inputs.unique_images)
+  work = progressive.work(run, steps, measured.step)
   mean, sem = measured.evaluation.mean, measured.evaluation.sem
   encode = flops.tokenizer_flops_per_image(run.tokenizer, 'encode')
   return {
@@ -135,8 +144,10 @@ def _generate_fields(facts: Facts, measured: Measured) -> dict[str, Any]:
     'params_body': counts.body,
     'params_adaln': counts.adaln,
     'params_embed_head': counts.embed_head,
-    'flops_train_total': float(work.total * images),
-    'flops_train_body': float(work.body * images),
+    # Fewer than images * positions where coarse scales are trained first.
+    'tokens_seen': work.tokens,
+    'flops_train_total': float(work.total),
+    'flops_train_body': float(work.body),
     # Cached codes were paid for once, by `varjax encode`.
     'flops_tokenizer': float(encode * images * (run.input == 'images')),
     'train_loss_nats_per_token': measured.train.get('loss'),

@@ -31,6 +31,7 @@ class Steps:
   evaluate: int
   checkpoint: int
   log: int
+  fade: int = 0
 
 
 def resolve(
@@ -105,6 +106,7 @@ def resolve_run(run: specs.RunSpec, unique_images: int) -> Steps:
     evaluate=interval(run.evaluate),
     checkpoint=interval(run.checkpoint),
     log=interval(run.log),
+    fade=steps(run.progressive.fade),
   )
 
 

@@ -15,13 +15,13 @@ import numpy as np
 import optax
 import pytest
 
-from varjax import optim
+from varjax import optim, progressive
 from varjax.errors import CheckpointError, ConfigError
 from varjax.evals import nll
 from varjax.interop import official_vae, official_var
 from varjax.models import attention
 from varjax.models.transformer import Transformer
-from varjax.orders import make_order, progressive
+from varjax.orders import make_order
 from varjax.sampling import edit, loop
 from varjax.sampling import logits as logits_lib
 from varjax.spec import OptimSpec, OrderSpec

@@ -8,7 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from varjax.spec import DataSpec, ModelSpec, RunSpec, TokenizerSpec
+from varjax.progressive import Stage
+from varjax.schedule import Steps
+from varjax.spec import (
+  DataSpec,
+  ModelSpec,
+  ProgressiveSpec,
+  RunSpec,
+  TokenizerSpec,
+)
 from varjax.tasks.generate import GenerateTask
 from varjax.tokenizers import make_tokenizer
 
@@ -126,3 +134,40 @@ def test_masked_images_do_not_count(world):
   mask = jnp.asarray([True, False, True, True])
   loss, _ = _loss(run, world, world['batch'] | {'mask': mask})
   np.testing.assert_allclose(loss, per_image[mask].mean(), rtol=1e-5)
+
+
+def test_a_stage_trains_its_scales_with_the_newest_fading_in(world):
+  run = dataclasses.replace(
+    _with_model(label_drop=0.0), progressive=ProgressiveSpec(share=0.5)
+  )
+  stage = Stage(start=3, stop=9, last=0, fade_steps=4)
+  task = GenerateTask(run, stage)
+  _, state = jax.eval_shape(task.init, jax.random.key(0))
+  assert state['updates'].shape == ()
+  expected = _eval(RUN, world).per_image['loss_scales'][:, 0].mean()
+  loss_fn = jax.jit(task.loss_fn)
+  for updates, weight in ((3, 0.25), (4, 0.5), (8, 1.0)):
+    state = {'updates': jnp.int32(updates)}
+    loss, aux = loss_fn(
+      world['params'],
+      state,
+      world['frozen'],
+      world['batch'],
+      jax.random.key(0),
+    )
+    # One position of five, but the mean is over all five.
+    np.testing.assert_allclose(loss, weight * expected / 5, rtol=1e-5)
+    np.testing.assert_allclose(aux.metrics['loss'], expected, rtol=1e-5)
+    np.testing.assert_allclose(aux.metrics['loss_last'], expected, rtol=1e-5)
+  _, state = task.after_update({}, state, jax.random.key(0), jnp.int32(8))
+  assert state['updates'] == 9
+
+
+def test_stages_of_the_task_follow_the_timetable():
+  steps = Steps(total=10, warmup=2, evaluate=0, checkpoint=0, log=0, fade=1)
+  assert len(GenerateTask(RUN).stages(steps)) == 1
+  spec = ProgressiveSpec(share=0.8, first=0)
+  task = GenerateTask(dataclasses.replace(RUN, progressive=spec))
+  stages = task.stages(steps)
+  assert [start for start, _ in stages] == [0, 6]
+  assert [part.stage.last for _, part in stages] == [0, 1]

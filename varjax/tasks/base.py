@@ -13,6 +13,7 @@ from typing import Protocol
 
 import jax
 
+from varjax.schedule import Steps
 from varjax.types import Batch, EvalOutput, LossOutput, PyTree
 
 
@@ -20,6 +21,14 @@ class Task(Protocol):
   """What the train loop and the evaluator know of a task."""
 
   name: str
+
+  def stages(self, steps: Steps) -> tuple[tuple[int, Task], ...]:
+    """(first update, task) of each stage; the first begins at update 0.
+
+    A stage has the parameters and the state of the others, and may train on
+    other shapes; its step is compiled when it begins.
+    """
+    ...
 
   def init(self, rng: jax.Array) -> tuple[PyTree, PyTree]:
     """Returns (params, state); params carry logical axis names (boxed)."""

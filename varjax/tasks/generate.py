@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
 
-from varjax import tokenizers
+from varjax import progressive, tokenizers
 from varjax.evals import nll
 from varjax.models.embed import drop_labels
 from varjax.models.transformer import Transformer
 from varjax.orders import make_order
 from varjax.orders.base import Order
 from varjax.rng import stream
+from varjax.schedule import Steps
 from varjax.spec import RunSpec
 from varjax.types import Batch, Codes, EvalOutput, Example, LossOutput, PyTree
 
@@ -30,13 +32,17 @@ class GenerateTask:
 
   `frozen` is {'quantizer': weights} for cached codes, {'tokenizer': params}
   for images. A batch has 'label' [B] and 'codes' [B, L, R] int32 or 'image'
-  [B, H, W, 3] uint8, and may have 'mask' [B]. There is no state.
+  [B, H, W, 3] uint8, and may have 'mask' [B]. There is no state, but for the
+  number of updates in progressive training.
 
   Attributes:
     run: the run.
+    stage: of progressive training; None trains every scale. Evaluation
+      always sees every scale.
   """
 
   run: RunSpec
+  stage: progressive.Stage | None = None
   name = 'generate'
 
   @functools.cached_property
@@ -49,8 +55,17 @@ class GenerateTask:
     """The run's network."""
     return Transformer(self.run.model, self.order.layout)
 
+  def stages(self, steps: Steps) -> tuple[tuple[int, GenerateTask], ...]:
+    """One stage, or those of progressive training."""
+    if not self.run.progressive.share:
+      return ((0, self),)
+    return tuple(
+      (stage.start, dataclasses.replace(self, stage=stage))
+      for stage in progressive.stages(self.run, steps)
+    )
+
   def init(self, rng: jax.Array) -> tuple[PyTree, PyTree]:
-    """Returns (params with logical axis names, empty state)."""
+    """Returns (params with logical axis names, state)."""
     layout = self.order.layout
     kind = jnp.float32 if layout.input_kind == 'features' else jnp.int32
     rows = layout.positions - layout.start
@@ -58,7 +73,10 @@ class GenerateTask:
     steps = jnp.zeros((1, layout.positions), jnp.int32)
     label = jnp.zeros((1,), jnp.int32)
     variables = self.model.init({'params': rng}, label, inputs, steps=steps)
-    return variables['params'], {}
+    state = {}
+    if self.run.progressive.share:
+      state = {'updates': jnp.zeros((), jnp.int32)}
+    return variables['params'], state
 
   def loss_fn(
     self,
@@ -74,7 +92,7 @@ class GenerateTask:
     smoothing) and `err` (share of wrong top-1 codes) are batch means.
     """
     model = self.run.model
-    example = self._example(frozen, batch)
+    example = self._prefix(self._example(frozen, batch), state)
     labels = drop_labels(
       stream(rng, 'label_drop'),
       batch['label'],
@@ -87,7 +105,9 @@ class GenerateTask:
     loss = plain
     if model.label_smoothing:
       loss = nll.cross_entropy(logits, example.targets, model.label_smoothing)
-    loss = nll.batch_mean(jnp.mean(loss * example.weights, axis=1), mask)
+    # Over all positions, also where a stage leaves some out.
+    per_image = jnp.sum(loss * example.weights, axis=1) / self._positions
+    loss = nll.batch_mean(per_image, mask)
     wrong = nll.wrong(logits, example.targets)
     metrics = {
       'loss': nll.batch_mean(jnp.mean(plain, axis=1), mask),
@@ -131,9 +151,13 @@ class GenerateTask:
   def after_update(
     self, params: PyTree, state: PyTree, rng: jax.Array, step: jax.Array
   ) -> tuple[PyTree, PyTree]:
-    """Nothing to do."""
-    del rng, step
-    return params, state
+    """Counts updates where there are stages."""
+    del rng
+    return params, {'updates': step + 1} if state else state
+
+  @property
+  def _positions(self) -> int:
+    return self.order.layout.positions
 
   @property
   def _blocks(self) -> tuple[int, ...]:
@@ -141,7 +165,35 @@ class GenerateTask:
     return layout.block_sizes or (layout.positions,)
 
   def _last(self, values: jax.Array) -> jax.Array:
-    return jnp.mean(values[:, -self._blocks[-1] :], axis=1)
+    """Mean over the finest scale in `values`."""
+    stop = values.shape[1]
+    newest = list(itertools.accumulate(self._blocks)).index(stop)
+    return jnp.mean(values[:, stop - self._blocks[newest] :], axis=1)
+
+  def _prefix(self, example: Example, state: PyTree) -> Example:
+    """What the stage trains of an example, with the stage's weights."""
+    stage = self.stage
+    if stage is None:
+      return example
+    stop = sum(self._blocks[: stage.last + 1])
+    newest = progressive.newest_weight(
+      stage.last,
+      len(self._blocks),
+      state['updates'] - stage.start + 1,
+      stage.fade_steps,
+      is_first_stage=stage.start == 0,
+      xp=jnp,
+    )
+    weights = progressive.stage_weights(
+      self._blocks, stage.last, newest, xp=jnp
+    )
+    return Example(
+      inputs=example.inputs[:, : stop - self.order.layout.start],
+      targets=example.targets[:, :stop],
+      weights=example.weights[:, :stop] * weights[None],
+      positions=example.positions[:, :stop],
+      steps=example.steps[:, :stop],
+    )
 
   def _example(self, frozen: PyTree, batch: Batch) -> Example:
     if self.run.input == 'codes':

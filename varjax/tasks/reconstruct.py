@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, UInt8
 
 from varjax import rng as rngs
 from varjax.evals import recon
+from varjax.schedule import Steps
 from varjax.spec import RunSpec
 from varjax.tokenizers import msvq, usage
 from varjax.tokenizers.msvqvae import MultiScaleVQVAE
@@ -54,6 +55,11 @@ class ReconstructTask:
   def code_spec(self) -> CodeSpec:
     """Of the tokenizer."""
     return self.tokenizer.code_spec
+
+  def stages(self, steps: Steps) -> tuple[tuple[int, ReconstructTask], ...]:
+    """One stage."""
+    del steps
+    return ((0, self),)
 
   def init(self, rng: jax.Array) -> tuple[PyTree, usage.UsageState]:
     """Fresh weights (boxed) and empty statistics."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
-from varjax import errors, flops, identity, memory, schedule
+from varjax import errors, flops, identity, memory, progressive, schedule
 from varjax import spec as specs
 
 # ImageNet-1k, to turn epochs into updates when the data is not at hand.
@@ -18,11 +18,12 @@ def describe(run: specs.RunSpec) -> str:
   identifier, missing = _identify(run)
   images = _KNOWN_IMAGES.get(run.data.name, 0) or _count_images(run)
   try:
-    steps = schedule.resolve_run(run, images).total
+    resolved = schedule.resolve_run(run, images)
+    steps = resolved.total
   except errors.ConfigError as error:
-    steps = 0
+    resolved, steps = None, 0
     missing = (*missing, str(error))
-  rows = _transformer(run, steps) if run.task == 'generate' else []
+  rows = _transformer(run, resolved) if run.task == 'generate' else []
   rows += _tokenizer(run, steps)
   estimate = memory.memory_estimate(run)
   rows += [
@@ -43,7 +44,9 @@ def describe(run: specs.RunSpec) -> str:
   return '\n'.join(lines)
 
 
-def _transformer(run: specs.RunSpec, steps: int) -> list[tuple[str, str]]:
+def _transformer(
+  run: specs.RunSpec, steps: schedule.Steps | None
+) -> list[tuple[str, str]]:
   counts = flops.parameter_counts(run.model, run.tokenizer)
   work = flops.train_flops_per_image(run.model, run.tokenizer)
   rows = [
@@ -53,7 +56,7 @@ def _transformer(run: specs.RunSpec, steps: int) -> list[tuple[str, str]]:
     ('training FLOPs per image', f'{work.total:.4g}'),
   ]
   if steps:
-    total = work.total * steps * run.batch_size
+    total = progressive.work(run, steps, steps.total).total
     rows.append(('training FLOPs', f'{total:.4g}'))
   return rows
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pathlib
 import shlex
 
-from varjax import errors, flops, schedule
+from varjax import errors, flops, progressive, schedule
 from varjax import spec as specs
 from varjax.launch import collect, manifest, plan, table
 
@@ -92,15 +92,15 @@ def _cells(
     'run id': trial.run_id,
     'status': status[trial.run_id],
     **sizes,
-    'updates': '?' if steps is None else f'{steps:,}',
+    'updates': '?' if steps is None else f'{steps.total:,}',
     'train FLOPs': '?' if work is None else f'{work:.4g}',
   }
 
 
-def _steps(run: specs.RunSpec, images: int) -> int | None:
-  """Updates of the run, None when its data would have to be counted."""
+def _steps(run: specs.RunSpec, images: int) -> schedule.Steps | None:
+  """Lengths of the run, None when its data would have to be counted."""
   try:
-    return schedule.resolve_run(run, images).total
+    return schedule.resolve_run(run, images)
   except errors.ConfigError:
     return None
 
@@ -110,10 +110,9 @@ def _train_flops(run: specs.RunSpec, images: int) -> float | None:
   if steps is None:
     return None
   if run.task == 'generate':
-    per_image = flops.train_flops_per_image(run.model, run.tokenizer).total
-  else:
-    per_image = flops.tokenizer_flops_per_image(run.tokenizer, 'train')
-  return float(per_image) * steps * run.batch_size
+    return float(progressive.work(run, steps, steps.total).total)
+  per_image = flops.tokenizer_flops_per_image(run.tokenizer, 'train')
+  return float(per_image) * steps.total * run.batch_size
 
 
 class _TrainingImages:
