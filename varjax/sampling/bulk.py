@@ -14,14 +14,13 @@ import json
 import os
 import pathlib
 import shutil
-from typing import Any
+from typing import Any, BinaryIO
 import zipfile
 
 import jax
 import numpy as np
 
 from varjax import errors
-from varjax.workdir import write_json
 
 SHARD_IMAGES = 512
 _FORMAT = 1
@@ -117,7 +116,8 @@ def _claim(
       f'{out}: exists, without the {manifest.name} that says how it was made; '
       'choose another file'
     )
-  write_json(manifest, content)
+  text = json.dumps(content, indent=1, allow_nan=False)
+  _replace(manifest, lambda file: file.write(text.encode()))
 
 
 def _check(manifest: pathlib.Path, content: dict[str, Any]) -> None:
@@ -141,9 +141,16 @@ def _check(manifest: pathlib.Path, content: dict[str, Any]) -> None:
 
 
 def _save(path: pathlib.Path, images: np.ndarray) -> None:
+  _replace(path, lambda file: np.save(file, images))
+
+
+def _replace(
+  path: pathlib.Path, write_to: Callable[[BinaryIO], object]
+) -> None:
+  """Writes a file that is whole or absent, whatever else writes it."""
   partial = path.with_name(f'{path.name}.partial-{os.getpid()}')
   with open(partial, 'wb') as file:
-    np.save(file, images)
+    write_to(file)
     file.flush()
     os.fsync(file.fileno())
   os.replace(partial, path)
@@ -154,27 +161,26 @@ def _assemble(
 ) -> None:
   """Streams the shards into one archive, one shard in memory at a time."""
   shape = _load(shards[0], sizes[0]).shape[1:]
-  partial = out.with_name(out.name + '.partial')
   member = zipfile.ZipInfo('arr_0.npy', _EPOCH)
-  with open(partial, 'wb') as file:
+  header = {
+    'descr': '|u1',
+    'fortran_order': False,
+    'shape': (sum(sizes), *shape),
+  }
+
+  def stream_into(file: BinaryIO) -> None:
     with (
       zipfile.ZipFile(file, 'w', zipfile.ZIP_STORED) as archive,
       archive.open(member, 'w', force_zip64=True) as stream,
     ):
-      header = {
-        'descr': '|u1',
-        'fortran_order': False,
-        'shape': (sum(sizes), *shape),
-      }
       np.lib.format.write_array_header_1_0(stream, header)
       for shard, size in zip(shards, sizes, strict=True):
         images = _load(shard, size)
         if images.shape[1:] != shape:
           raise _damaged(shard)
         stream.write(np.ascontiguousarray(images).data)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(partial, out)
+
+  _replace(out, stream_into)
 
 
 def _load(shard: pathlib.Path, size: int) -> np.ndarray:
