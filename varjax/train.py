@@ -267,13 +267,21 @@ def train(
 def _refuse_nan(
   window: Window, run_id: str, store: checkpoint.Checkpoints
 ) -> None:
-  """Stops the run when a loss that has come back is not finite."""
-  loss = window.last.get('loss')
-  if loss is None or math.isfinite(loss):
+  """Stops the run when a loss or gradient that came back is not finite.
+
+  The gradient as well: one that is not finite spoils the weights while the
+  loss, which was computed before the update, still looks well.
+  """
+  spoilt = [
+    f'{name.replace("_", " ")} of update {window.last_step + 1} is {value}'
+    for name in ('loss', 'grad_norm')
+    if not math.isfinite(value := window.last.get(name, 0.0))
+  ]
+  if not spoilt:
     return
   good = store.latest_step()
   raise errors.TrainingStopped(
-    f'run {run_id}: the loss of update {window.last_step + 1} is {loss} '
+    f'run {run_id}: the {spoilt[0]} '
     f'(the window began at update {window.first_step + 1}); the last good '
     f'checkpoint is {"step " + str(good) if good is not None else "none"}; '
     'try a lower optim.lr or a longer optim.warmup'
