@@ -11,7 +11,7 @@ import pytest
 import tiny
 import torch_writer
 
-from varjax import checkpoint, cli, errors
+from varjax import checkpoint, cli, errors, sharding
 from varjax.interop import official_vae, pth, workdirs
 from varjax.pipeline import VarPipeline
 from varjax.workdir import Workdir
@@ -120,6 +120,31 @@ def test_an_import_can_be_sampled_and_evaluated(imported):
   assert result['images'] == 12
   assert result['step'] == 0
   assert np.isfinite(result['mean']['loss'])
+
+
+def test_an_import_can_be_fine_tuned(imported, tmp_path, monkeypatch):
+  make_mesh = sharding.make_mesh
+  monkeypatch.setattr(
+    sharding, 'make_mesh', lambda spec: make_mesh(spec, jax.devices()[:1])
+  )
+  model = imported / 'run/model'
+  # What a person writes: an experiment that differs in its length.
+  experiment = tmp_path / 'fine_tune.py'
+  experiment.write_text(
+    'import pathlib\nfrom varjax import config\n'
+    'from varjax.workdir import Workdir\n'
+    'def get_config(arg):\n'
+    f'  run = Workdir(pathlib.Path({str(model)!r})).run()\n'
+    '  return config.as_config(run)\n'
+  )
+  call('train', '--config', experiment, '--workdir', tmp_path / 'w', '--quiet',
+       f'--config.init_from={model}', '--config.total.steps=1',
+       '--config.batch_size=8', '--config.optim.lr=1e-30')  # fmt: skip
+  before, after = (
+    checkpoint.load_params(p, ('params',)) for p in (model, tmp_path / 'w')
+  )
+  jax.tree.map(np.testing.assert_array_equal, after, before)
+  assert checkpoint.latest_step(tmp_path / 'w') == 1
 
 
 def test_folder_and_files_are_the_same_pipeline(imported):
