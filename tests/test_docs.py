@@ -1,47 +1,76 @@
-"""Documents against the code that they describe."""
+"""What README and the docs tell a reader to type is what the code accepts."""
 
-import dataclasses
 import pathlib
 import re
+import shlex
 
 import pytest
 
-from varjax import flops, records
-from varjax.spec import ModelSpec, TokenizerSpec
+from varjax import cli
+from varjax.tools import demo
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-PAGES = sorted(
-  p.relative_to(ROOT).as_posix()
-  for p in (*ROOT.glob('*.md'), *(ROOT / 'docs').rglob('*.md'))
-)
+PAGES = sorted([ROOT / 'README.md', *(ROOT / 'docs').glob('*.md')])
 
 
-def test_every_column_of_a_record_is_documented_in_order():
-  text = (ROOT / 'docs' / 'records.md').read_text()
-  documented = re.findall(r'^\| `(\w+)` \|', text, re.MULTILINE)
-  assert documented == [f.name for f in dataclasses.fields(records.RunRecord)]
+def commands(page):
+  """Every `varjax ...` line of the shell blocks of a page."""
+  text = page.read_text()
+  for block in re.findall(r'```(?:sh|bash)\n(.*?)```', text, re.S):
+    joined = block.replace('\\\n', ' ')
+    for line in joined.splitlines():
+      if line.startswith('varjax '):
+        yield shlex.split(line, comments=True)[1:]
 
 
-def test_flops_page_states_the_computed_conventions():
-  text = (ROOT / 'docs' / 'flops.md').read_text()
-  found = flops.conventions(ModelSpec(), TokenizerSpec())
-  for name in ('exact', 'dense', 'six_nd_body', 'six_nd_total'):
-    value = f'{getattr(found, name):.3e}'.replace('e+', 'e')
-    assert re.search(rf'^\| `{name}` .*\| {value} \|$', text, re.MULTILINE)
-  sequence = flops.sequence_of(TokenizerSpec())
-  share = sequence.visible_pairs / sequence.positions**2
-  assert f'{100 * share:.0f} % of all pairs' in text
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_commands_and_their_options_exist(page, capsys):
+  for argv in commands(page):
+    assert argv[0] in cli.COMMANDS, argv
+    with pytest.raises(SystemExit):
+      cli.main([argv[0], '--help'])
+    shown = capsys.readouterr().out
+    for word in argv[1:]:
+      option = word.partition('=')[0]
+      if option.startswith('--') and not option.startswith(
+        ('--config.', '--data.')
+      ):
+        assert option in shown, f'{page.name}: {argv[0]} has no {option}'
 
 
-@pytest.mark.parametrize('page', PAGES)
-def test_links_lead_somewhere(page):
-  file = ROOT / page
-  for target in re.findall(r'\]\(([^)#]+)[^)]*\)', file.read_text()):
-    if '://' not in target:
-      assert (file.parent / target).exists(), f'{page} links to {target}'
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_dry_runs_of_the_docs_run(page, monkeypatch, capsys):
+  monkeypatch.chdir(ROOT)
+  for argv in commands(page):
+    if '--dry_run' in argv:
+      assert cli.main(argv) == 0, argv
+      assert capsys.readouterr().out
 
 
-def test_every_page_of_docs_is_in_the_index():
-  index = (ROOT / 'docs' / 'index.md').read_text()
-  for page in (ROOT / 'docs').glob('*.md'):
-    assert page.name == 'index.md' or f'({page.name})' in index
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_links_and_named_files_exist(page):
+  text = page.read_text()
+  for target in re.findall(r'\]\(([^)#:]+)\)', text):
+    assert (page.parent / target).exists(), f'{page.name}: {target}'
+  for path in re.findall(r'`((?:varjax|experiments|sweeps|tests|benchmarks)/'
+                         r'[\w/.]+\.py)', text):  # fmt: skip
+    assert (ROOT / path).exists(), f'{page.name}: {path}'
+
+
+def test_readme_shows_the_commands_of_the_demo():
+  shown = list(commands(ROOT / 'README.md'))
+  stages = demo.stages(pathlib.Path('runs/my'), parallel=2, quick=False)
+  for stage in stages:
+    assert any(line[0] == stage[0] for line in shown)
+  for line in shown[:2]:
+    assert [w for w in line if w.startswith('experiments/')] == [
+      w for w in stages[shown.index(line)] if w.startswith('experiments/')
+    ]
+
+
+def test_make_targets_of_the_readme_exist():
+  makefile = (ROOT / 'Makefile').read_text()
+  for target in re.findall(
+    r'^    make (\w+)', (ROOT / 'README.md').read_text(), re.M
+  ):
+    assert re.search(rf'^{target}:', makefile, re.M), target

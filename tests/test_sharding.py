@@ -70,7 +70,9 @@ def _step(state, batch):
 
 @pytest.fixture(scope='module')
 def single():
-  state = jax.jit(lambda key: nn.meta.unbox(_init(key)))(jax.random.key(0))
+  mesh = sharding.make_mesh(specs.MeshSpec(1, 1, 1), jax.devices()[:1])
+  state = sharding.init_sharded(_init, mesh, jax.random.key(0))
+  state = jax.tree.map(np.asarray, state)
   return state, jax.jit(_step)(state, _batch())
 
 
