@@ -295,6 +295,51 @@ def test_truncated_files(state, tmp_path, legacy):
     refused(path)
 
 
+def _mutate(data, rng):
+  """A copy with some bytes changed, lost or added."""
+  data = bytearray(data)
+  for _ in range(rng.integers(1, 4)):
+    at = int(rng.integers(len(data)))
+    noise = rng.integers(0, 256, rng.integers(1, 20)).astype(np.uint8)
+    kind = rng.integers(3)
+    if kind == 0:
+      data[at] = noise[0]
+    elif kind == 1:
+      del data[at : at + len(noise)]
+    else:
+      data[at:at] = noise.tobytes()
+  return data
+
+
+@pytest.mark.parametrize('kind', ['zip', 'legacy', 'npz', 'safetensors'])
+def test_any_damage_is_one_sentence_or_harmless(state, tmp_path, kind):
+  path = tmp_path / 'x'
+  if kind == 'npz':
+    with open(path, 'wb') as file:
+      np.savez(file, **state)
+  elif kind == 'safetensors':
+    safetensors.numpy.save_file(state, path)
+  else:
+    writer.save(path, state, legacy=kind == 'legacy')
+  whole, rng, said = path.read_bytes(), np.random.default_rng(1), []
+  for _ in range(600):
+    path.write_bytes(_mutate(whole, rng))
+    try:
+      pth.read_state(path)
+    except errors.CheckpointError as error:
+      said.append(str(error))
+  assert len(said) > 300
+  assert not any('\n' in text for text in said)
+
+
+def test_an_archive_of_an_unknown_version(state, tmp_path):
+  path = writer.save(tmp_path / 'x.pth', state)
+  data = bytearray(path.read_bytes())
+  data[data.index(b'PK\x01\x02') + 6] = 200
+  path.write_bytes(data)
+  refused(path, 'version')
+
+
 def test_a_flipped_bit_is_noticed(state, tmp_path):
   path = writer.save(tmp_path / 'x.pth', state)
   data = bytearray(path.read_bytes())

@@ -26,7 +26,7 @@ def is_npz(path: str) -> bool:
   try:
     with zipfile.ZipFile(path) as archive:
       names = archive.namelist()
-  except (zipfile.BadZipFile, OSError, ValueError):
+  except (zipfile.BadZipFile, OSError, RuntimeError, ValueError):
     return False
   return bool(names) and all(name.endswith('.npy') for name in names)
 

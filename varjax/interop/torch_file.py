@@ -43,7 +43,8 @@ def open_zip(path: str) -> Iterator[Opened]:
   """
   try:
     archive = zipfile.ZipFile(path)
-  except (zipfile.BadZipFile, OSError, ValueError) as error:
+  # A RuntimeError is a version or a compression that zipfile does not know.
+  except (zipfile.BadZipFile, OSError, RuntimeError, ValueError) as error:
     raise errors.CheckpointError(
       f'{path}: truncated or not a zip archive ({error})'
     ) from error

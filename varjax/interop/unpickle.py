@@ -201,9 +201,10 @@ def loads(data: bytes, path: str) -> tuple[Any, int]:
 
 def _check_operations(data: bytes, path: str) -> int:
   """Refuses operations that no state dict has; returns the length."""
-  operations = pickletools.genops(io.BytesIO(data))
-  for index, (operation, argument, position) in enumerate(operations):
-    if position >= MAX_PICKLE_BYTES:
+  stream = io.BytesIO(data)
+  operations = pickletools.genops(stream)
+  for index, (operation, argument, _) in enumerate(operations):
+    if stream.tell() > MAX_PICKLE_BYTES:
       raise errors.CheckpointError(
         f'{path}: its pickle is longer than {MAX_PICKLE_BYTES >> 20} MiB; a '
         'state dict keeps its numbers outside of it'
@@ -219,5 +220,5 @@ def _check_operations(data: bytes, path: str) -> int:
         f'{path}: its pickle numbers its objects out of order'
       )
     if operation.name == 'STOP':
-      return position + 1
+      return stream.tell()
   raise EOFError
