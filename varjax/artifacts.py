@@ -38,7 +38,7 @@ def _finish_tokenizer(
 
   partial = jax.device_get(partial_images(params, images))
   sheets.reconstruction_sheet(
-    images, partial, workdir.path / 'reconstruction.png'
+    (images + 1) / 2, (partial + 1) / 2, workdir.path / 'reconstruction.png'
   )
   return {'tokenizer_id': identifier}
 
