@@ -21,8 +21,8 @@ LAYERS = (
   (
     'coerce', 'validation', 'config', 'sweep', 'identity', 'records',
     'schedule', 'progressive', 'params', 'tokenizer_costs', 'flops', 'memory',
-    'devices', 'workdir', 'clock', 'window', 'signals', 'progress', 'checksum',
-    'compilation', 'profiler',
+    'devices', 'topology', 'roofline', 'workdir', 'clock', 'window', 'signals',
+    'progress', 'checksum', 'compilation', 'profiler',
   ),
   ('sharding', 'optim', 'metrics', 'checkpoint', 'data', 'tokenizers'),
   # Evaluators are pure functions of arrays: tasks call them in `eval_fn`.
@@ -36,7 +36,7 @@ LAYERS = (
 # Fitting reads records; planning also counts work and updates.
 SCALING_MAY_IMPORT = {
   'scaling', 'errors', 'records', 'flops', 'params', 'tokenizer_costs',
-  'memory', 'devices', 'spec', 'schedule',
+  'memory', 'devices', 'topology', 'roofline', 'spec', 'schedule',
 }  # fmt: skip
 NOT_ON_A_BARE_ACCELERATOR = (
   'tensorflow_datasets', 'clu', 'grain', 'array_record', 'ml_collections',

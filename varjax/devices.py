@@ -25,6 +25,11 @@ class Device:
     bandwidth: nominal HBM bytes/s.
     measured_flops: FLOP/s of an 8192^3 bf16 product; null if not measured.
     measured_bandwidth: bytes/s of a device copy; null if not measured.
+    torus: axes of the interconnect: 2 or 3 on TPUs, 0 for a switch.
+    link_bandwidth: nominal bytes/s that one device sends, one way: over one
+      of its 2 * torus links, or into the switch.
+    link_source: where `link_bandwidth` is from and how certain it is.
+    island: devices that the interconnect joins; more are not modelled.
   """
 
   name: str
@@ -34,31 +39,61 @@ class Device:
   bandwidth: float
   measured_flops: float | None = None
   measured_bandwidth: float | None = None
+  torus: int = 0
+  link_bandwidth: float | None = None
+  link_source: str = ''
+  island: int = 1
 
 
 # TPU numbers: Cloud TPU documentation, "System architecture" page of each
 # version. GPU numbers: the maker's data sheets, dense (without sparsity),
 # SXM boards. More specific kinds come first: 'TPU v5 lite' before 'TPU v5'.
 # Measured: one H100 80 GB SXM, jax 0.11.2, 2026-11-23.
+# Interconnect: what `link_source` says; a TPU's total over its links is
+# divided evenly. None was measured.
+_READ = 'read in the Cloud TPU documentation'
+_NVLINK = 'from memory, unverified: NVLink of one SXM board, half of both ways'
 DEVICES = {
   device.name: device
   for device in (
-    Device('v4', ('TPU v4',), 275e12, 32 * 2**30, 1228e9),
-    Device('v5e', ('TPU v5 lite', 'TPU v5e'), 197e12, 16 * 2**30, 819e9),
-    Device('v5p', ('TPU v5p', 'TPU v5'), 459e12, 95 * 2**30, 2765e9),
-    Device('v6e', ('TPU v6 lite', 'TPU v6e'), 918e12, 32 * 2**30, 1640e9),
-    Device('h200', ('NVIDIA H200',), 989e12, 141e9, 4.8e12),
-    Device('h100', ('NVIDIA H100',), 989e12, 80e9, 3.35e12, 798e12, 3.0e12),
     Device(
-      'a100-80gb',
-      ('NVIDIA A100-SXM4-80GB', 'NVIDIA A100 80GB'),
-      312e12,
-      80e9,
-      2.039e12,
+      'v4', ('TPU v4',), 275e12, 32 * 2**30, 1228e9, torus=3,
+      link_bandwidth=50e9, island=4096,
+      link_source='from memory, unverified: 300 GB/s one way over 6 links',
     ),
-    Device('a100', ('NVIDIA A100',), 312e12, 40e9, 1.555e12),
+    Device(
+      'v5e', ('TPU v5 lite', 'TPU v5e'), 197e12, 16 * 2**30, 819e9, torus=2,
+      link_bandwidth=50e9, island=256,
+      link_source=f'{_READ}: 1600 Gbit/s over 4 links',
+    ),
+    Device(
+      'v5p', ('TPU v5p', 'TPU v5'), 459e12, 95 * 2**30, 2765e9, torus=3,
+      link_bandwidth=100e9, island=6144,
+      link_source=f'{_READ}: 1200 GB/s both ways over 6 links',
+    ),
+    Device(
+      'v6e', ('TPU v6 lite', 'TPU v6e'), 918e12, 32 * 2**30, 1640e9, torus=2,
+      link_bandwidth=100e9, island=256,
+      link_source=f'{_READ}: 3200 Gbit/s over 4 links',
+    ),
+    Device(
+      'h200', ('NVIDIA H200',), 989e12, 141e9, 4.8e12, link_bandwidth=450e9,
+      link_source=_NVLINK, island=8,
+    ),
+    Device(
+      'h100', ('NVIDIA H100',), 989e12, 80e9, 3.35e12, 798e12, 3.0e12,
+      link_bandwidth=450e9, link_source=_NVLINK, island=8,
+    ),
+    Device(
+      'a100-80gb', ('NVIDIA A100-SXM4-80GB', 'NVIDIA A100 80GB'), 312e12,
+      80e9, 2.039e12, link_bandwidth=300e9, link_source=_NVLINK, island=8,
+    ),
+    Device(
+      'a100', ('NVIDIA A100',), 312e12, 40e9, 1.555e12,
+      link_bandwidth=300e9, link_source=_NVLINK, island=8,
+    ),
   )
-}
+}  # fmt: skip
 
 
 def find(device_kind: str) -> Device | None:

@@ -1,7 +1,8 @@
 """What a planned run costs: memory, step time, device-hours, money.
 
-Model FLOPs over peak times utilisation; utilisation is assumed, or taken
-from a measured record of the same device. Prices are the user's.
+Model FLOPs over peak times utilisation; utilisation is given, taken from a
+measured record of the same device, assumed, or that of the roofline of the
+run on its slice. Prices are the user's.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import pandas as pd
 
 from varjax import devices, errors, flops, memory
 from varjax.devices import Device
+from varjax.roofline import Roofline, roofline
 from varjax.spec import RunSpec
+from varjax.topology import Topology
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,21 +28,26 @@ class Machine:
   Attributes:
     device: one accelerator.
     count: how many.
-    mfu: model FLOPs per second over the nominal peak.
+    mfu: model FLOPs per second over the nominal peak; None for that of the
+      roofline of each run on `topology`.
     source: where the mfu comes from.
     price: per device-hour in the user's currency; None if not given.
+    topology: how the devices are joined; None if not known.
   """
 
   device: Device
   count: int
-  mfu: float
+  mfu: float | None
   source: str
   price: float | None = None
+  topology: Topology | None = None
 
   def __post_init__(self):
     if self.count < 1:
       raise errors.ConfigError(f'devices={self.count}: must be at least 1')
-    if not 0 < self.mfu <= 1:
+    if self.mfu is None and self.topology is None:
+      raise errors.ConfigError('without a topology, an mfu must be given')
+    if self.mfu is not None and not 0 < self.mfu <= 1:
       raise errors.ConfigError(f'mfu={self.mfu}: must be in (0, 1]')
 
 
@@ -51,6 +59,9 @@ class Cost:
     step_s: seconds per update; wall_h, device_hours: of the whole run.
     money: None without a price.
     memory_bytes: estimate for one device; fits: whether it is below it.
+    mfu: that the step time is from.
+    roofline: of the run on its slice, whatever the mfu is from; None
+      without a topology.
   """
 
   step_s: float
@@ -59,6 +70,8 @@ class Cost:
   money: float | None
   memory_bytes: int
   fits: bool
+  mfu: float
+  roofline: Roofline | None = None
 
 
 def cost(run: RunSpec, steps: int, machine: Machine) -> Cost:
@@ -68,7 +81,12 @@ def cost(run: RunSpec, steps: int, machine: Machine) -> Cost:
     ConfigError: the mesh or batch does not fit the devices.
   """
   work = flops.train_flops_per_image(run.model, run.tokenizer).total
-  speed = machine.count * machine.device.peak_flops * machine.mfu
+  roof = roofline(run, machine.topology) if machine.topology else None
+  mfu = machine.mfu
+  if mfu is None:
+    assert roof is not None, 'Machine has an mfu or a topology'
+    mfu = roof.mfu
+  speed = machine.count * machine.device.peak_flops * mfu
   step_s = work * run.batch_size / speed
   wall_h = step_s * steps / 3600
   estimate = memory.memory_estimate(run, machine.count).total
@@ -80,6 +98,8 @@ def cost(run: RunSpec, steps: int, machine: Machine) -> Cost:
     money=None if machine.price is None else hours * machine.price,
     memory_bytes=estimate,
     fits=estimate <= machine.device.memory_bytes,
+    mfu=mfu,
+    roofline=roof,
   )
 
 

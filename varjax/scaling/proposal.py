@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from varjax import errors, flops, schedule
+from varjax import errors, flops, memory, roofline, schedule
 from varjax.scaling import costs, recipe
 from varjax.scaling.costs import Machine
 from varjax.scaling.ladder import Ladder
@@ -175,11 +175,7 @@ def as_json(
     },
     'sizes': [dataclasses.asdict(s) for s in found.sizes],
     'extrapolation': found.extrapolation,
-    'machine': None if machine is None else {
-      'device': machine.device.name, 'count': machine.count,
-      'mfu': machine.mfu, 'mfu_source': machine.source,
-      'price_per_device_hour': machine.price,
-    },
+    'machine': _machine(made, machine),
     'warnings': [*found.warnings, *_fit_warnings(made, machine)],
   }  # fmt: skip
 
@@ -198,6 +194,40 @@ def _numbers(made: Proposal) -> dict[str, Any]:
     'images': made.images,
     'flops_train': made.flops_train,
     'cost': None if made.cost is None else dataclasses.asdict(made.cost),
+  }
+
+
+def _machine(made: Proposal, machine: Machine | None) -> dict[str, Any] | None:
+  """Where the plan runs, and what its step time was computed from."""
+  if machine is None or made.cost is None:
+    return None
+  slice_ = machine.topology
+  found = {
+    'device': machine.device.name, 'count': machine.count,
+    'mfu': made.cost.mfu, 'mfu_source': machine.source,
+    'price_per_device_hour': machine.price,
+    'memory_bytes': machine.device.memory_bytes,
+    'topology': str(slice_) if slice_ else None, 'mesh': None, 'bound': None,
+    'serial_step_s': None, 'assumed': None,
+  }  # fmt: skip
+  roof = made.cost.roofline
+  if slice_ is None or roof is None:
+    return found
+  data, fsdp, tensor = memory.mesh_shape(made.run.mesh, slice_.count)
+  return {
+    **found,
+    'mesh': {'data': data, 'fsdp': fsdp, 'tensor': tensor},
+    'bound': roof.bound,
+    'serial_step_s': roof.serial_s,
+    'assumed': {
+      'peak_flops': machine.device.peak_flops,
+      'compute_efficiency': roofline.COMPUTE_EFFICIENCY,
+      'hbm_bandwidth': machine.device.bandwidth,
+      'hbm_efficiency': roofline.HBM_EFFICIENCY,
+      'link_bandwidth': machine.device.link_bandwidth,
+      'link_efficiency': roofline.LINK_EFFICIENCY,
+      'link_source': machine.device.link_source,
+    },
   }
 
 

@@ -2,6 +2,7 @@
 
   varjax plan --fit D/fit.json --budget 1e21 --out plan.py
   varjax plan --fit D/fit.json --device_hours 500 --device h100 --mfu 0.45
+  varjax plan --fit D/fit.json --device_hours 500 --topology v5e:4x4
   varjax plan --fit D/fit.json --sizes d16,d20 --device v5p --price 4.2
 
 The sizes are those of --config, or of the sweep in --records, or VAR's on
@@ -22,19 +23,23 @@ from typing import Any
 
 import pandas as pd
 
-from varjax import config, devices, errors, records
+from varjax import config, devices, errors, memory, records, topology
 from varjax.scaling import (
   costs,
   experiment_file,
   notation,
+  plan_text,
   proposal,
   recipe,
+  slices,
   sweepdir,
 )
 from varjax.scaling import ladder as ladders
 from varjax.scaling import law as laws
 from varjax.scaling import plan as planner
 from varjax.scaling.ladder import Ladder
+from varjax.spec import RunSpec
+from varjax.topology import Topology
 
 _DEFAULT_MFU = 0.4
 
@@ -53,24 +58,37 @@ def main(argv: Sequence[str]) -> int:
   law = laws.of_fit(_read_fit(args.fit))
   table = _load(args.records)
   ladder, unique = _ladder(args, table)
-  machine = _machine(args, table)
+  machine = _machine(args, table, ladder.base)
   budget = _budget(args, machine)
   if args.sizes:
     return _print_sizes(args, law, ladder, unique, machine, budget)
-  if budget is None:
+
+  def planned(flops: float) -> planner.Plan:
+    demand = planner.Demand(
+      flops=flops,
+      inference_images=args.inference_images,
+      unique_images=unique,
+      repeat_constant=args.repeat_constant,
+    )
+    return planner.plan(law, ladder, demand, args.extrapolate)
+
+  if budget is not None:
+    found = planned(budget)
+  elif args.device_hours is not None and machine and machine.topology:
+    found = slices.plan_for_hours(
+      planned, ladder, args.device_hours, machine.topology, args.recipe
+    )
+  else:
     raise errors.ConfigError('give --budget FLOPS or --device_hours HOURS')
-  demand = planner.Demand(
-    flops=budget,
-    inference_images=args.inference_images,
-    unique_images=unique,
-    repeat_constant=args.repeat_constant,
-  )
-  found = planner.plan(law, ladder, demand, args.extrapolate)
+  if machine and machine.topology:
+    slices.check_memory(
+      recipe.apply(args.recipe, ladder.run(found.best.rung)), machine.topology
+    )
   made = proposal.propose(
     ladder, found.best.rung, found.best.images, args.recipe, machine
   )
   values = proposal.as_json(law, ladder, found, made, args.recipe, machine)
-  print(_text(values))
+  print(plan_text.text(values))
   for path in _write(args, values, made.run, argv):
     print(f'wrote {path}')
   return 0
@@ -88,7 +106,14 @@ def _parser() -> argparse.ArgumentParser:
   add('--budget', type=float, help='FLOPs, training and inference together')
   add('--device_hours', '--device-hours', type=float)
   add('--device', help=f'one of {", ".join(devices.DEVICES)}')
-  add('--devices', type=int, default=1, help='how many (default 1)')
+  add('--devices', type=int, help='how many (default 1)')
+  add(
+    '--topology',
+    help='device and slice instead, as v5e:4x4, v5p:4x4x4 or h100:8: step '
+    'time by a roofline unless --mfu or --records say otherwise',
+  )
+  add('--mesh', help='data,fsdp,tensor; one may be -1 (as --mesh=-1,1,1)')
+  add('--remat', choices=('none', 'dots', 'full'))
   add('--mfu', type=float, help=f'utilisation (default {_DEFAULT_MFU})')
   add('--price', help='per device-hour, or a JSON file {device: price}')
   add('--config', help='experiment file whose family of sizes to use')
@@ -152,25 +177,50 @@ def _ladder(
     unique = unique or (int(known.max()) if len(known) else None)
   else:
     ladder = ladders.of_run(proposal.var_family())
+  base = slices.with_mesh(ladder.base, args.mesh, args.remat)
+  ladder = dataclasses.replace(ladder, base=base)
   return ladder, unique or proposal.KNOWN_IMAGES.get(ladder.base.data.name)
 
 
 def _machine(
-  args: argparse.Namespace, table: pd.DataFrame | None
+  args: argparse.Namespace, table: pd.DataFrame | None, base: RunSpec
 ) -> costs.Machine | None:
-  if args.device is None:
+  slice_ = _slice(args, base)
+  if args.device is None and slice_ is None:
     for name in ('device_hours', 'price', 'mfu'):
       if getattr(args, name) is not None:
-        raise errors.ConfigError(f'--{name} needs --device')
+        raise errors.ConfigError(f'--{name} needs --device or --topology')
     return None
-  device = devices.get(args.device)
+  device = slice_.device if slice_ else devices.get(args.device)
+  count = slice_.count if slice_ else args.devices or 1
   mfu, source = args.mfu, 'given'
   if mfu is None and table is not None and table['mfu'].notna().any():
-    mfu, source = costs.measured_mfu(table, device)
+    try:
+      mfu, source = costs.measured_mfu(table, device)
+    except errors.ConfigError:
+      if slice_ is None:
+        raise
+      source = f'roofline, for the records hold no run on {device.name}'
+  elif mfu is None and slice_:
+    source = 'roofline'
   elif mfu is None:
     mfu, source = _DEFAULT_MFU, 'assumed'
   price = costs.price_of(args.price, device)
-  return costs.Machine(device, args.devices, mfu, source, price)
+  return costs.Machine(device, count, mfu, source, price, slice_)
+
+
+def _slice(args: argparse.Namespace, base: RunSpec) -> Topology | None:
+  """The slice of --topology, which the mesh must fit."""
+  if args.topology is None:
+    return None
+  if args.device is not None or args.devices is not None:
+    raise errors.ConfigError('give --topology, or --device and --devices')
+  slice_ = topology.parse(args.topology)
+  try:
+    memory.mesh_shape(base.mesh, slice_.count)
+  except errors.ConfigError as error:
+    raise errors.ConfigError(f'{error}; pass --mesh 1,-1,1') from error
+  return slice_
 
 
 def _budget(
@@ -184,6 +234,8 @@ def _budget(
     raise errors.ConfigError(
       f'device_hours={args.device_hours}: must be positive'
     )
+  if machine.mfu is None:
+    return None
   return args.device_hours * 3600 * machine.device.peak_flops * machine.mfu
 
 
@@ -205,7 +257,7 @@ def _print_sizes(
   print(f'{ladder.rule}; {notation.count(images)} images each')
   if not law.has_surface:
     print('L(N) alone: valid for the training length of the fitted runs only')
-  print(_sizes_table(rows))
+  print(plan_text.sizes_table(rows))
   if args.json:
     path = pathlib.Path(args.json)
     _replace(path, _dump({'kind': 'varjax.predictions', 'sizes': rows}))
@@ -222,90 +274,6 @@ def _rung(text: str, ladder: Ladder) -> int:
     f'size {text!r}: must be {ladder.name(first)} to {ladder.name(last)} '
     f'of the family with {ladder.rule}'
   )
-
-
-def _sizes_table(rows: list[dict[str, Any]]) -> str:
-  lines = ['size      body    total    FLOPs      loss   95 % interval']
-  for row in rows:
-    paid = {True: '', False: '  beyond the budget', None: ''}
-    cost = row['cost']
-    hours = f'  {cost["device_hours"]:,.0f} device-h' if cost else ''
-    far = row['extrapolation']
-    lines.append(
-      f'{row["name"]:6}'
-      f'{notation.count(row["params_body"]):>8}'
-      f'{notation.count(row["params_total"]):>9}'
-      f'{row["flops_train"]:>9.2e}'
-      f'{row["loss"]:>10.4f}'
-      f'   {notation.interval(row, 4)}'
-      f'{hours}{paid[row["affordable"]]}'
-      f'{f"  {far:.1f}x beyond the fit" if far > 2 else ""}'
-    )
-  return '\n'.join(lines)
-
-
-def _text(plan: dict[str, Any]) -> str:
-  """The plan for a terminal."""
-  best, law, top = plan['best'], plan['law'], plan['optimum']
-  epochs = best['epochs']
-  lines = [
-    f'{law["name"]} ({law["form"]}), N counts {law["n_convention"]}; '
-    f'{plan["ladder"]}',
-    f'budget {plan["demand"]["flops"]:.3e} FLOPs',
-    f'continuous optimum, C = {top["k"]:.2f} N D: '
-    f'N* = {notation.count(top["n"])}{_range(top["n_interval"])}, '
-    f'D* = {notation.count(top["d"])} tokens{_range(top["d_interval"])}, '
-    f'loss {top["loss"]:.4f}',
-    '',
-    f'train {best["name"]}: depth {best["depth"]}, width {best["width"]}, '
-    f'heads {best["heads"]}',
-    f'  parameters   {best["params_total"]:,} '
-    f'({best["params_body"]:,} in the blocks)',
-    f'  images       {best["images"]:,}'
-    + (f' ({epochs:.1f} epochs)' if epochs else ''),
-    f'  updates      {best["steps"]:,} of {best["batch_size"]} images, '
-    f'peak lr {best["lr_peak"]:.3g} (recipe {plan["recipe"]})',
-    f'  FLOPs        {best["flops_train"]:.4e} training'
-    + (
-      f', {best["flops_inference"]:.3e} inference'
-      if best['flops_inference'] else ''
-    ),
-    f'  loss         {best["loss"]:.4f} {notation.interval(best, 4)} '
-    '(95 % for a new run)',
-  ]  # fmt: skip
-  cost, machine = best['cost'], plan['machine']
-  if cost:
-    money = '' if cost['money'] is None else f', cost {cost["money"]:,.0f}'
-    lines += [
-      f'  time         {cost["step_s"]:.3f} s an update, '
-      f'{cost["wall_h"]:,.1f} h on {machine["count"]} x {machine["device"]} '
-      f'at mfu {machine["mfu"]:.2f} ({machine["mfu_source"]})',
-      f'  device-hours {cost["device_hours"]:,.1f}{money}',
-      f'  memory       {cost["memory_bytes"] / 2**30:.1f} GiB a device '
-      '(estimate)',
-    ]
-  lines += ['', 'size     images   epochs      loss  wasted compute']
-  for size in _near(plan['sizes'], best['rung']):
-    ep = '–' if size['epochs'] is None else f'{size["epochs"]:.1f}'
-    lines.append(
-      f'{size["name"]:6}{notation.count(size["images"]):>9}{ep:>9}'
-      f'{size["loss"]:>10.4f}{100 * size["deadweight"]:>14.1f} %'
-      f'{"  <- planned" if size["rung"] == best["rung"] else ""}'
-    )
-  lines += [f'warning: {w}' for w in plan['warnings']]
-  return '\n'.join(lines)
-
-
-def _near(sizes: list[dict], rung: int, each_side: int = 4) -> list[dict]:
-  at = next(i for i, s in enumerate(sizes) if s['rung'] == rung)
-  return sizes[max(0, at - each_side) : at + each_side + 1]
-
-
-def _range(interval: Any) -> str:
-  if not interval:
-    return ''
-  low, high = interval
-  return f' [{notation.count(low)}, {notation.count(high)}]'
 
 
 def _write(

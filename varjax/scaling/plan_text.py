@@ -1,0 +1,115 @@
+"""Plans as text for a terminal: what `varjax plan` prints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from varjax.scaling import notation
+
+
+def sizes_table(rows: list[dict[str, Any]]) -> str:
+  """Named sizes, a line each; `rows` as of `proposal.predictions`."""
+  lines = ['size      body    total    FLOPs      loss   95 % interval']
+  for row in rows:
+    paid = {True: '', False: '  beyond the budget', None: ''}
+    cost = row['cost']
+    hours = f'  {cost["device_hours"]:,.0f} device-h' if cost else ''
+    far = row['extrapolation']
+    lines.append(
+      f'{row["name"]:6}'
+      f'{notation.count(row["params_body"]):>8}'
+      f'{notation.count(row["params_total"]):>9}'
+      f'{row["flops_train"]:>9.2e}'
+      f'{row["loss"]:>10.4f}'
+      f'   {notation.interval(row, 4)}'
+      f'{hours}{paid[row["affordable"]]}'
+      f'{f"  {far:.1f}x beyond the fit" if far > 2 else ""}'
+    )
+  return '\n'.join(lines)
+
+
+def text(plan: dict[str, Any]) -> str:
+  """The plan of `proposal.as_json`, in words."""
+  best, law, top = plan['best'], plan['law'], plan['optimum']
+  epochs = best['epochs']
+  lines = [
+    f'{law["name"]} ({law["form"]}), N counts {law["n_convention"]}; '
+    f'{plan["ladder"]}',
+    f'budget {plan["demand"]["flops"]:.3e} FLOPs',
+    f'continuous optimum, C = {top["k"]:.2f} N D: '
+    f'N* = {notation.count(top["n"])}{_range(top["n_interval"])}, '
+    f'D* = {notation.count(top["d"])} tokens{_range(top["d_interval"])}, '
+    f'loss {top["loss"]:.4f}',
+    '',
+    f'train {best["name"]}: depth {best["depth"]}, width {best["width"]}, '
+    f'heads {best["heads"]}',
+    f'  parameters   {best["params_total"]:,} '
+    f'({best["params_body"]:,} in the blocks)',
+    f'  images       {best["images"]:,}'
+    + (f' ({epochs:.1f} epochs)' if epochs else ''),
+    f'  updates      {best["steps"]:,} of {best["batch_size"]} images, '
+    f'peak lr {best["lr_peak"]:.3g} (recipe {plan["recipe"]})',
+    f'  FLOPs        {best["flops_train"]:.4e} training'
+    + (
+      f', {best["flops_inference"]:.3e} inference'
+      if best['flops_inference'] else ''
+    ),
+    f'  loss         {best["loss"]:.4f} {notation.interval(best, 4)} '
+    '(95 % for a new run)',
+  ]  # fmt: skip
+  if best['cost']:
+    lines += _machine_lines(best['cost'], plan['machine'])
+  lines += ['', 'size     images   epochs      loss  wasted compute']
+  for size in _near(plan['sizes'], best['rung']):
+    ep = '–' if size['epochs'] is None else f'{size["epochs"]:.1f}'
+    lines.append(
+      f'{size["name"]:6}{notation.count(size["images"]):>9}{ep:>9}'
+      f'{size["loss"]:>10.4f}{100 * size["deadweight"]:>14.1f} %'
+      f'{"  <- planned" if size["rung"] == best["rung"] else ""}'
+    )
+  lines += [f'warning: {w}' for w in plan['warnings']]
+  return '\n'.join(lines)
+
+
+def _near(sizes: list[dict], rung: int, each_side: int = 4) -> list[dict]:
+  at = next(i for i, s in enumerate(sizes) if s['rung'] == rung)
+  return sizes[max(0, at - each_side) : at + each_side + 1]
+
+
+def _range(interval: Any) -> str:
+  if not interval:
+    return ''
+  low, high = interval
+  return f' [{notation.count(low)}, {notation.count(high)}]'
+
+
+def _machine_lines(cost: dict[str, Any], machine: dict[str, Any]) -> list[str]:
+  """Time, money and memory, and what the step time was computed from."""
+  money = '' if cost['money'] is None else f', cost {cost["money"]:,.0f}'
+  where = machine['topology'] or f'{machine["count"]} x {machine["device"]}'
+  lines = [
+    f'  time         {cost["step_s"]:.3f} s an update, '
+    f'{cost["wall_h"]:,.1f} h on {where} '
+    f'at mfu {machine["mfu"]:.2f} ({machine["mfu_source"]})',
+    f'  device-hours {cost["device_hours"]:,.1f}{money}',
+    f'  memory       {cost["memory_bytes"] / 2**30:.1f} of '
+    f'{machine["memory_bytes"] / 2**30:.1f} GiB a device (estimate)',
+  ]
+  roof, assumed = cost['roofline'], machine['assumed']
+  if not roof:
+    return lines
+  mesh = machine['mesh']
+  return [
+    *lines,
+    f'  mesh         data {mesh["data"]}, fsdp {mesh["fsdp"]}, '
+    f'tensor {mesh["tensor"]}',
+    f'  roofline     {machine["bound"]} bound, '
+    f'{machine["serial_step_s"]:.3f} s without overlap; at assumed shares of '
+    'the peaks:',
+    f'    compute {roof["compute_s"]:.3f} s at '
+    f'{assumed["compute_efficiency"]:.0%}, memory {roof["hbm_s"]:.3f} s at '
+    f'{assumed["hbm_efficiency"]:.0%}, interconnect {roof["link_s"]:.3f} s '
+    f'at {assumed["link_efficiency"]:.0%}',
+    f'  interconnect {assumed["link_bandwidth"] / 1e9:.0f} GB/s a link '
+    f'({assumed["link_source"]})',
+  ]
