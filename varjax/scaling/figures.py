@@ -10,10 +10,10 @@ from varjax.scaling import law_figures, plan_figures, run_figures, sweepdir
 from varjax.scaling.exhibit import Exhibit
 
 
-def build(sweep: sweepdir.SweepDir) -> list[Exhibit]:
-  """All figures that the data supports."""
+def build(sweep: sweepdir.SweepDir, references: bool = True) -> list[Exhibit]:
+  """All figures that the data supports; `references`: published slopes too."""
   return [
-    *law_figures.build(sweep),
+    *law_figures.build(sweep, references),
     *plan_figures.build(sweep.plan),
     *run_figures.build(sweep),
   ]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from varjax.scaling import notation, optimum, plots, sweepdir
+from varjax.scaling import notation, optimum, plots, slope_guides, sweepdir
 from varjax.scaling.exhibit import Exhibit, stem
 from varjax.scaling.fit_view import (
   axis_labels,
@@ -22,13 +22,13 @@ from varjax.scaling.fit_view import (
 _MEAN_LOSS = ('val_loss_nats_per_token', 'L_mean')
 
 
-def build(sweep: sweepdir.SweepDir) -> list[Exhibit]:
-  """The figures that fit.json supports."""
+def build(sweep: sweepdir.SweepDir, references: bool = True) -> list[Exhibit]:
+  """The figures that fit.json supports; `references`: published slopes too."""
   every = fits_of(sweep.fit)
   fits = [_with_sem(f, sweep.runs) for f in every if _scale_of(f) is None]
   groups = _groups(fits)
   makers: list[Callable[[], Exhibit | None]] = [
-    *(lambda g=g, i=i: _law(g, i) for i, g in enumerate(groups)),
+    *(lambda g=g, i=i: _law(g, i, references) for i, g in enumerate(groups)),
     *(lambda f=f, i=i: _surface(f, i) for i, f in enumerate(fits)),
     lambda: _scale_exponents(every),
     lambda: _agreement(sweep.fit or {}),
@@ -67,7 +67,9 @@ def _groups(fits: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
   return list(groups.values())
 
 
-def _law(group: list[dict[str, Any]], index: int) -> Exhibit | None:
+def _law(
+  group: list[dict[str, Any]], index: int, references: bool
+) -> Exhibit | None:
   first = group[0]
   points = [
     p for p in first.get('points') or []
@@ -95,17 +97,25 @@ def _law(group: list[dict[str, Any]], index: int) -> Exhibit | None:
     for i, x in enumerate(curve.get('x') or []):
       ends = {k: _at(curve, k, i) for k in ('y', 'lo', 'hi')}
       rows.append({'fit': name, 'series': 'curve', 'x': x, **ends})
+  guides = [g for f in group for g in slope_guides.guides(f)]
+  guides = guides if references else []
+  rows += [
+    {'fit': g.law.id, 'series': 'reference', 'x': x, 'y': y}
+    for g in guides
+    for x, y in zip(g.x, g.y, strict=True)
+  ]
   used = sum(bool(p.get('used', True)) for p in points)
   held = len(first.get('holdout') or [])
   return Exhibit(
     stem('law', first, index),
     'laws',
     _common(list(map(title_of, group))),
-    f'{used} points fitted, {held} held out.',
+    f'{used} points fitted, {held} held out.{slope_guides.caption(guides)}',
     pd.DataFrame(rows),
     plots.power_law(
       [{**f, 'label': _rest(title_of(f), group)} for f in group],
       *axis_labels(first),
+      [{'label': g.label, 'x': g.x, 'y': g.y} for g in guides],
     ),
   )
 

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 @canvas.styled
 def power_law(
-  fits: Sequence[Mapping[str, Any]], x_label: str, y_label: str
+  fits: Sequence[Mapping[str, Any]],
+  x_label: str,
+  y_label: str,
+  guides: Sequence[Mapping[str, Any]] = (),
 ) -> Figure:
   """Fits of the same points on log-log axes, predictions beside held-out runs.
 
@@ -31,6 +34,7 @@ def power_law(
       measured, predicted, lo, hi) and `curve` (x, y, lo, hi) as in
       fit.json. The points of the first are drawn.
     x_label, y_label: axis labels with units.
+    guides: thin lines of known slope, each with `label`, `x` and `y`.
   """
   figure, axes = canvas.grid(1, 1, 5.6, 3.9)
   axis = axes[0]
@@ -54,6 +58,12 @@ def power_law(
   canvas.errorbars(axis, others, 'y', GREY, 'x', 'left out of the fit')
   held = fits[0].get('holdout') or []
   canvas.errorbars(axis, held, 'measured', ORANGE, 'D', 'held out, measured')
+  for i, guide in enumerate(guides):
+    axis.plot(
+      guide['x'], guide['y'], color=GREY, linewidth=0.9,
+      linestyle=((0, (1, 2)), (0, (4, 2, 1, 2)))[i % 2], zorder=1,
+      label=canvas.plain(guide['label']),
+    )  # fmt: skip
   canvas.log_axes(axis, x_label, y_label)
   axis.legend(loc='best')
   return figure

@@ -28,12 +28,15 @@ _PNG = b'\x89PNG\r\n\x1a\n'
 _LARGEST_PICTURE = 12 * 2**20  # bytes; a larger one is linked, not embedded
 
 
-def write(directory: str | os.PathLike[str]) -> list[pathlib.Path]:
+def write(
+  directory: str | os.PathLike[str], references: bool = True
+) -> list[pathlib.Path]:
   """Writes `report.html`, `report.md` and `figures/` into `directory`.
 
   Args:
     directory: of a sweep, see `sweepdir.read`. `fit.json`, curves and
       pictures are optional, the page says what is missing.
+    references: whether published exponents are drawn beside the fits.
 
   Returns:
     The files written, `report.html` first. Each is replaced as a whole, so
@@ -43,7 +46,7 @@ def write(directory: str | os.PathLike[str]) -> list[pathlib.Path]:
     RecordError: the directory or its records are missing or unreadable.
   """
   sweep = sweepdir.read(directory)
-  exhibits = figures.build(sweep)
+  exhibits = figures.build(sweep, references)
   drawings = {e.name: canvas.to_svg(e.figure, e.name) for e in exhibits}
   written = _write_figures(sweep.path / 'figures', exhibits, drawings)
   context = summary.context(sweep)

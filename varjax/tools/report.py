@@ -30,8 +30,12 @@ def main(argv: Sequence[str]) -> int:
     allow_abbrev=False,
   )
   parser.add_argument('directory', metavar='DIR', help='a sweep directory')
+  parser.add_argument(
+    '--no_references', '--no-references', action='store_true',
+    help='draw no published exponents beside the fits',
+  )  # fmt: skip
   args = parser.parse_args(argv)
-  written = report.write(args.directory)
+  written = report.write(args.directory, not args.no_references)
   figures = sum(path.suffix == '.svg' for path in written)
   print(f'{written[0]}\n{written[1]}\n{figures} figures with their data')
   return 0
