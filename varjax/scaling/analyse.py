@@ -65,8 +65,8 @@ def analyse_records(
     records: one row per run (varjax.records.load).
     curves: one row per evaluation (varjax.records.load_curves), or None.
     options: see Options; `form` and `metric` choose the primary fit, which
-      is otherwise L_mean(N) with a floor, or without where the runs are too
-      few for a floor.
+      is refused or made as asked; without a form it is L_mean(N) with a
+      floor, or without where the runs are too few for one.
 
   Returns:
     The result of docs/fit_schema.md.
@@ -90,14 +90,18 @@ def analyse_records(
       'train more sizes, or wait for the sweep to finish',
     )
   found = Collector()
+  asked = options.form
+  if asked is not None and asked not in ONE_D:
+    _surface(found, main, options, asked)
+    _require(found)
   _ladder(found, records, options.metric, options)
-  if not found.studies:
-    raise found.first or identify.TooFewPoints('no run', 'train some')
+  _require(found, asked if asked in ONE_D else None)
   for metric in table.METRICS:
     if metric != options.metric:
       _ladder(found, records, metric, options)
   _scales(found, records, options)
-  _surface(found, main, options)
+  if asked != 'chinchilla':
+    _surface(found, main, options)
   edge = None
   if curves is not None and len(curves):
     edge = _frontier(found, table.select(curves, options.filters), main,
@@ -259,15 +263,34 @@ def _scales(found: Collector, records: pd.DataFrame, options: Options) -> None:
     )  # fmt: skip
 
 
-def _surface(found: Collector, frame: pd.DataFrame, options: Options) -> None:
+def _surface(
+  found: Collector,
+  frame: pd.DataFrame,
+  options: Options,
+  name: str = 'chinchilla',
+) -> None:
+  form = form_of(name, options.floor, options.base)
+  words = '' if name == 'chinchilla' else f' {name}'
   found.attempt(
-    f'{options.metric}(N, D)',
+    f'{options.metric}(N, D){words}',
     lambda: study(
-      frame, form_of('chinchilla', options.floor), options,
-      name=f'{options.metric}(N, D)',
+      frame, form, options, name=f'{options.metric}(N, D){words}',
       quantity=Quantity(options.metric, 'nats per token'),
     ),
   )  # fmt: skip
+
+
+def _require(found: Collector, form: str | None = None) -> None:
+  """The primary fit exists, and is of the form that was asked for.
+
+  Raises:
+    FitRefused: it was refused, whatever other forms may do.
+  """
+  missing = not found.studies or (
+    form is not None and found.studies[0].entry['form'] != form
+  )
+  if missing:
+    raise found.first or identify.TooFewPoints('no run', 'train some')
 
 
 def _frontier(

@@ -67,6 +67,8 @@ def text(plan: dict[str, Any]) -> str:
       f'{size["loss"]:>10.4f}{100 * size["deadweight"]:>14.1f} %'
       f'{"  <- planned" if size["rung"] == best["rung"] else ""}'
     )
+  if plan['repeat']:
+    lines += _repeat_lines(plan['repeat'])
   lines += [f'warning: {w}' for w in plan['warnings']]
   return '\n'.join(lines)
 
@@ -81,6 +83,30 @@ def _range(interval: Any) -> str:
     return ''
   low, high = interval
   return f' [{notation.count(low)}, {notation.count(high)}]'
+
+
+def _repeat_lines(repeat: dict[str, Any]) -> list[str]:
+  """The plan under three values of R_D*."""
+  ends = [
+    'no limit' if repeat[k] is None else f'{repeat[k]:.3g}'
+    for k in ('lo', 'hi')
+  ]
+  lines = [
+    '',
+    f'repeated data, R_D* = {repeat["best"]:.3g} [{ends[0]}, {ends[1]}] by '
+    f'profile ({repeat["source"]})',
+    'R_D*          size     images   epochs      loss',
+  ]
+  for case in repeat['cases']:
+    constant, far = case['repeat_constant'], case['extrapolation']
+    value = 'no limit' if constant is None else f'{constant:.3g}'
+    lines.append(
+      f'{case["case"]:6}{value:>9}  {case["name"]:6}'
+      f'{notation.count(case["images"]):>9}'
+      f'{case["epochs"]:>9.1f}{case["loss"]:>10.4f}'
+      f'{f"  {far:.0f}x beyond the fit" if far > 2 else ""}'
+    )
+  return lines
 
 
 def _machine_lines(cost: dict[str, Any], machine: dict[str, Any]) -> list[str]:

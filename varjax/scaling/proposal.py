@@ -68,7 +68,7 @@ def propose(
       not fit.
     FitRefused: fewer images than one batch.
   """
-  run = recipe.apply(recipe_name, ladder.run(rung))
+  run = recipe.apply(recipe_name, ladder.run(rung), images)
   # A hair of tolerance: images come from a division of floats.
   steps = int(images * (1 + 1e-12) // run.batch_size)
   if steps < 1:
@@ -162,6 +162,7 @@ def as_json(
     },
     'ladder': ladder.rule,
     'recipe': recipe_name,
+    'repeat': None,
     'demand': dataclasses.asdict(found.demand),
     'optimum': dataclasses.asdict(found.optimum),
     'best': {
@@ -176,7 +177,9 @@ def as_json(
     'sizes': [dataclasses.asdict(s) for s in found.sizes],
     'extrapolation': found.extrapolation,
     'machine': _machine(made, machine),
-    'warnings': [*found.warnings, *_fit_warnings(made, machine)],
+    'warnings': [
+      *found.warnings, *_fit_warnings(made, machine), *_caveats(recipe_name)
+    ],
   }  # fmt: skip
 
 
@@ -229,6 +232,11 @@ def _machine(made: Proposal, machine: Machine | None) -> dict[str, Any] | None:
       'link_source': machine.device.link_source,
     },
   }
+
+
+def _caveats(recipe_name: str) -> list[str]:
+  known = recipe.CAVEATS.get(recipe_name)
+  return [known] if known else []
 
 
 def _fit_warnings(made: Proposal, machine: Machine | None) -> list[str]:

@@ -50,7 +50,8 @@ def plan_for_hours(
   mfu, tried = COMPUTE_EFFICIENCY, []
   for _ in range(_ROUNDS):
     found = planned(peak * mfu)
-    run = recipe.apply(recipe_name, ladder.run(found.best.rung))
+    best = found.best
+    run = recipe.apply(recipe_name, ladder.run(best.rung), best.images)
     reached = roofline(run, slice_).mfu
     if abs(reached / mfu - 1) < 1e-9:
       return found

@@ -31,6 +31,7 @@ from varjax.scaling import (
   plan_text,
   proposal,
   recipe,
+  repeats,
   slices,
   sweepdir,
 )
@@ -63,14 +64,21 @@ def main(argv: Sequence[str]) -> int:
   if args.sizes:
     return _print_sizes(args, law, ladder, unique, machine, budget)
 
-  def planned(flops: float) -> planner.Plan:
+  repeat = _repeat(args)
+  constant = repeat.best if repeat else args.repeat_constant
+
+  def planned(
+    flops: float,
+    constant: float | None = constant,
+    extrapolate: bool = args.extrapolate,
+  ) -> planner.Plan:
     demand = planner.Demand(
       flops=flops,
       inference_images=args.inference_images,
       unique_images=unique,
-      repeat_constant=args.repeat_constant,
+      repeat_constant=constant,
     )
-    return planner.plan(law, ladder, demand, args.extrapolate)
+    return planner.plan(law, ladder, demand, extrapolate)
 
   if budget is not None:
     found = planned(budget)
@@ -81,13 +89,19 @@ def main(argv: Sequence[str]) -> int:
   else:
     raise errors.ConfigError('give --budget FLOPS or --device_hours HOURS')
   if machine and machine.topology:
+    run = ladder.run(found.best.rung)
     slices.check_memory(
-      recipe.apply(args.recipe, ladder.run(found.best.rung)), machine.topology
+      recipe.apply(args.recipe, run, found.best.images), machine.topology
     )
   made = proposal.propose(
     ladder, found.best.rung, found.best.images, args.recipe, machine
   )
   values = proposal.as_json(law, ladder, found, made, args.recipe, machine)
+  if repeat:
+    values['repeat'] = repeats.compare(
+      repeat, lambda value: planned(found.demand.flops, value, True)
+    )
+    values['warnings'] += values['repeat'].pop('warnings')
   print(plan_text.text(values))
   for path in _write(args, values, made.run, argv):
     print(f'wrote {path}')
@@ -129,6 +143,11 @@ def _parser() -> argparse.ArgumentParser:
     help='R_D* of repeated data in epochs (weakly known: try several)',
   )  # fmt: skip
   add(
+    '--repeat_fit', '--repeat-fit', metavar='FIT',
+    help='fit.json with a fit of the form repeat: plans for its R_D* and for '
+    'both ends of its interval',
+  )  # fmt: skip
+  add(
     '--inference_images', '--inference-images', type=float, default=0.0,
     help='images to be sampled with guidance, paid from the budget',
   )  # fmt: skip
@@ -146,6 +165,14 @@ def _read_fit(path: str) -> dict[str, Any]:
   if fit is None:
     raise errors.RecordError(f'{file}: no such fit; run `varjax fit` first')
   return fit
+
+
+def _repeat(args: argparse.Namespace) -> repeats.Repeat | None:
+  if args.repeat_fit is None:
+    return None
+  if args.repeat_constant is not None:
+    raise errors.ConfigError('give --repeat_fit or --repeat_constant, not both')
+  return repeats.of_fit(_read_fit(args.repeat_fit))
 
 
 def _load(path: str | None) -> pd.DataFrame | None:

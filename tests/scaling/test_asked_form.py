@@ -1,0 +1,73 @@
+"""`varjax fit --form F` on records: F is the primary fit, or exit code 3."""
+
+import json
+
+import numpy as np
+import planted
+import pytest
+
+from varjax import cli, records
+from varjax.scaling import optimum
+
+TRUTH = {'E': 2.0, 'A': 60.0, 'B': 300.0, 'alpha': 0.3, 'beta': 0.32}
+QUICK = ['--bootstrap', '0', '--starts', '40', '--no_backtest']
+
+
+def write(folder, lengths, depths=(2, 3, 4, 5, 6)):
+  rng = np.random.default_rng(0)
+  folder.mkdir()
+  for i, images in enumerate(lengths):
+    for depth in depths:
+      n, d = planted.body(depth), images * planted.TOKENS_PER_IMAGE
+      loss = float(optimum.surface(TRUTH, n, d))
+      loss *= float(np.exp(3e-4 * rng.standard_normal()))
+      records.append(
+        folder / 'records.jsonl',
+        planted.run(
+          depth, i, run_id=f'r{i}-{depth}', name=f'd{depth}-{i}',
+          images_seen=images, tokens_seen=d,
+          flops_train_total=6.0 * n * d,
+          val_loss_nats_per_token=loss,
+        ),
+      )  # fmt: skip
+  return folder
+
+
+@pytest.fixture(scope='module')
+def varied(tmp_path_factory):
+  lengths = (20_000, 60_000, 200_000, 600_000)
+  return write(tmp_path_factory.mktemp('asked') / 'varied', lengths)
+
+
+def _fit(folder, out, *more):
+  code = cli.main(['fit', str(folder), '--out', str(out), *QUICK, *more])
+  return code, json.loads((out / 'fit.json').read_text()) if not code else None
+
+
+def test_the_surface_is_the_primary_fit(varied, tmp_path):
+  code, found = _fit(varied, tmp_path, '--form', 'chinchilla')
+  assert code == 0
+  assert found['form'] == 'chinchilla'
+  assert found['name'] == 'L_mean(N, D)'
+  assert found['params']['beta'] == pytest.approx(TRUTH['beta'], rel=0.15)
+  forms = [f['form'] for f in found['fits']]
+  assert forms.count('chinchilla') == 1
+  assert 'power_floor' in forms
+
+
+def test_a_pinned_surface_and_a_plain_line_too(varied, tmp_path):
+  _, found = _fit(varied, tmp_path, '--form', 'chinchilla', '--floor', '2.0')
+  assert found['form'] == 'chinchilla_pinned'
+  assert found['params']['E'] == 2.0
+  _, found = _fit(varied, tmp_path, '--form', 'power')
+  assert found['form'] == 'power'
+
+
+@pytest.mark.parametrize('form', ['chinchilla', 'kaplan'])
+def test_one_length_is_refused(tmp_path, capsys, form):
+  folder = write(tmp_path / 'one', (120_000,), depths=(2, 3, 4, 5, 6, 7, 8, 9))
+  code, _ = _fit(folder, tmp_path / 'out', '--form', form)
+  assert code == 3
+  assert not (tmp_path / 'out' / 'fit.json').exists()
+  last = capsys.readouterr().err.strip().splitlines()[-1]
+  assert last.startswith('refused')
