@@ -1,5 +1,6 @@
 """Strict settings for every test: one CPU backend, exact products."""
 
+from collections.abc import Iterator
 import os
 import pathlib
 import tempfile
@@ -14,7 +15,7 @@ os.environ.setdefault('VARJAX_CACHE', tempfile.mkdtemp(prefix='varjax-'))
 import jax
 import pytest
 
-from varjax import compilation
+from varjax import compilation, sharding
 
 jax.config.update('jax_default_matmul_precision', 'highest')
 jax.config.update('jax_numpy_rank_promotion', 'raise')
@@ -45,3 +46,14 @@ def parity_dir() -> pathlib.Path:
 def scaling_data_dir() -> pathlib.Path:
   """Public scaling-law measurements, where they are at hand."""
   return _shared_folder('scaling_data')
+
+
+@pytest.fixture(scope='module')
+def one_device() -> Iterator[None]:
+  """Meshes of one device: sharding has its own tests, and compiles longer."""
+  with pytest.MonkeyPatch.context() as patch:
+    make_mesh = sharding.make_mesh
+    patch.setattr(
+      sharding, 'make_mesh', lambda spec: make_mesh(spec, jax.devices()[:1])
+    )
+    yield

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 import pytest
 import tiny
+from tiny import run_to_end
 
 from varjax import (
   checkpoint,
@@ -22,33 +23,13 @@ from varjax import (
   metrics,
   progressive,
   records,
-  runs,
   schedule,
-  sharding,
   train,
 )
-from varjax.artifacts import FINISH
-from varjax.workdir import Workdir
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
-
-def run_to_end(run, path):
-  workdir = Workdir(path)
-  resolved = runs.resolve(run)
-  workdir.claim(run, resolved.run_id)
-  return train.train(run, workdir, resolved, FINISH[run.task], quiet=True)
-
-
-@pytest.fixture(scope='module', autouse=True)
-def one_device():
-  """A mesh of one device: sharding has its own tests, and compiles longer."""
-  with pytest.MonkeyPatch.context() as patch:
-    make_mesh = sharding.make_mesh
-    patch.setattr(
-      sharding, 'make_mesh', lambda spec: make_mesh(spec, jax.devices()[:1])
-    )
-    yield
+pytestmark = pytest.mark.usefixtures('one_device')
 
 
 @pytest.fixture(scope='module')

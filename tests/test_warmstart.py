@@ -10,35 +10,19 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from tiny import run_to_end
 
-from varjax import checkpoint, cli, errors, records, runs, sharding, train
-from varjax.artifacts import FINISH
+from varjax import checkpoint, cli, errors, records, runs, train
 from varjax.tokenizers import artifact, make_tokenizer
-from varjax.workdir import Workdir
 
 CLASSES = 'embed/classes/embedding'
 
-
-def run_to_end(run, path):
-  workdir = Workdir(path)
-  resolved = runs.resolve(run)
-  workdir.claim(run, resolved.run_id)
-  return train.train(run, workdir, resolved, FINISH[run.task], quiet=True)
+pytestmark = pytest.mark.usefixtures('one_device')
 
 
 def weights(path):
   saved = checkpoint.load_params(path, ('params',))['params']
   return traverse_util.flatten_dict(saved, sep='/')
-
-
-@pytest.fixture(scope='module', autouse=True)
-def one_device():
-  with pytest.MonkeyPatch.context() as patch:
-    make_mesh = sharding.make_mesh
-    patch.setattr(
-      sharding, 'make_mesh', lambda spec: make_mesh(spec, jax.devices()[:1])
-    )
-    yield
 
 
 @pytest.fixture(scope='module')

@@ -5,8 +5,11 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from varjax import config
+from varjax import config, runs, train
 from varjax import spec as specs
+from varjax.artifacts import FINISH
+from varjax.records import RunRecord
+from varjax.workdir import Workdir
 
 CLASSES = ('circle', 'square', 'stripe')
 
@@ -72,6 +75,14 @@ def var_run(
     },
     images,
   )
+
+
+def run_to_end(run: specs.RunSpec, path: pathlib.Path) -> RunRecord:
+  """What `varjax train` does with a run, in this process."""
+  workdir = Workdir(path)
+  resolved = runs.resolve(run)
+  workdir.claim(run, resolved.run_id)
+  return train.train(run, workdir, resolved, FINISH[run.task], quiet=True)
 
 
 def _run(values: dict, images: pathlib.Path) -> specs.RunSpec:
