@@ -19,11 +19,22 @@ from varjax import spec as specs
 # Sources that can change what a run computes. Fitting, launching and the
 # command line are left out: editing a plot must not orphan finished runs.
 _CODE_OF_A_RUN = (
-  'data', 'tokenizers', 'orders', 'models', 'tasks', 'evals',
-  'types.py', 'schedule.py', 'progressive.py', 'optim.py', 'train.py', 'evaluate.py',
+  'data',
+  'tokenizers',
+  'orders',
+  'models',
+  'tasks',
+  'evals',
+  'types.py',
+  'schedule.py',
+  'progressive.py',
+  'optim.py',
+  'train.py',
+  'evaluate.py',
   'rng.py',
-  'inputs.py', 'warmstart.py',
-)  # fmt: skip
+  'inputs.py',
+  'warmstart.py',
+)
 
 # Sections that a task does not read.
 _UNUSED_BY = {
