@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from varjax import errors
 from varjax.evals import nll
 from varjax.interop import official, official_var
 from varjax.sampling import edit
@@ -94,6 +95,11 @@ def test_the_clamp_is_reached(case):
     case.pipe._weights['model']['blocks']['attention']['scale']
   )
   assert 0 < np.mean(scales > np.log(100)) < 1
+
+
+def test_another_epsilon_is_refused(case):
+  with pytest.raises(errors.ConfigError, match='norm_eps'):
+    official_var.spec_from_config(case.config | {'norm_eps': 1e-5})
 
 
 def test_tokenizer(case):

@@ -15,6 +15,7 @@ from flax.core import meta
 import numpy as np
 
 from varjax import errors
+from varjax.models import norm
 from varjax.spec import ModelSpec
 from varjax.types import Layout, PyTree
 
@@ -67,7 +68,7 @@ def spec_from_config(config: Mapping[str, Any], **overrides: Any) -> ModelSpec:
     **overrides: fields of `ModelSpec` that upstream does not have.
 
   Raises:
-    ConfigError: a required key is missing.
+    ConfigError: a required key is missing, or `norm_eps` is not 1e-6.
   """
   missing = [
     key
@@ -76,6 +77,12 @@ def spec_from_config(config: Mapping[str, Any], **overrides: Any) -> ModelSpec:
   ]
   if missing:
     raise errors.ConfigError(f'official config: {missing[0]} is missing')
+  eps = float(config.get('norm_eps', norm.EPS))
+  if eps != norm.EPS:
+    raise errors.ConfigError(
+      f'official config: norm_eps={eps} must be {norm.EPS}, which every '
+      'released model has'
+    )
   fields = {
     'depth': config['depth'],
     'width': config['embed_dim'],
