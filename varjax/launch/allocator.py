@@ -2,8 +2,9 @@
 
 XLA takes its scratch memory anew for every update and gives it back, and
 each time the kernel maps it page by page. With glibc's huge-page tunable
-(glibc 2.35 and later; others ignore it) an update of a small transformer
-takes about a quarter less time: benchmarks/allocator.py.
+(glibc 2.35 and later; others ignore it) an update of the demo's largest
+model takes 550 page faults instead of 31,000; see benchmarks/allocator.py
+and docs/log.md.
 """
 
 from __future__ import annotations
