@@ -40,7 +40,7 @@ class Duration:
 
 @dataclasses.dataclass(frozen=True)
 class DataSpec:
-  """Which images, and how they become square crops (var_spec section 6).
+  """Which images, and how they become square crops (official VAR data code).
 
   Attributes:
     name: 'emoji' (built in), 'folder', or the name of a tfds builder.
@@ -65,7 +65,7 @@ class DataSpec:
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerSpec:
-  """The image tokenizer (multi-scale residual VQ-VAE, var_spec 1-3).
+  """The image tokenizer (multi-scale residual VQ-VAE, VAR section 3).
 
   Attributes:
     kind: key of `tokenizers.TOKENIZERS`.
@@ -125,7 +125,7 @@ class TokenizerSpec:
 
 @dataclasses.dataclass(frozen=True)
 class ReconstructSpec:
-  """Weights of the stage-1 losses (var_spec section 11)."""
+  """Weights of the stage-1 losses (VAR equation 5)."""
 
   l1: float = 0.2
   l2: float = 1.0
@@ -141,7 +141,7 @@ class OrderSpec:
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
-  """The transformer (var_spec section 4).
+  """The transformer (VAR section 3, official code).
 
   Attributes:
     depth, width, heads, mlp_ratio: layers, D, N, M / D.
@@ -184,7 +184,7 @@ class ModelSpec:
 
 @dataclasses.dataclass(frozen=True)
 class OptimSpec:
-  """AdamW, clipping and schedules (var_spec section 6).
+  """AdamW, clipping and schedules (official VAR trainer).
 
   Attributes:
     lr: peak learning rate, or its value at `lr_reference_batch` images.
@@ -219,7 +219,7 @@ class OptimSpec:
 
 @dataclasses.dataclass(frozen=True)
 class ProgressiveSpec:
-  """Coarse scales first, to save compute (var_spec section 5; off).
+  """Coarse scales first, to save compute (official code; off).
 
   Attributes:
     share: part of the run after which every scale is trained (official pg),

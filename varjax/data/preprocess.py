@@ -1,4 +1,4 @@
-"""Images of any size to square crops (var_spec section 6).
+"""Images of any size to square crops (official VAR data code).
 
 The paper's transforms: the shorter side is resized to
 round(ratio * resolution) with a Lanczos filter, smaller images upwards, then

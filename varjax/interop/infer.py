@@ -2,7 +2,7 @@
 
 Names and shapes fix almost everything; what they cannot fix has the value
 of every released model and can be given. A given value that the tensors
-contradict is refused. Source: FoundationVision/VAR, var_spec 1, 3 and 4.
+contradict is refused. Source: FoundationVision/VAR (the classes VQVAE and VAR).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Stage 1: train the tokenizer to reconstruct images.
 
 Loss: weighted L1 and L2 errors, the quantiser's loss, and any further terms
-that the caller adds (VAR, arXiv 2404.02905, equation 5; var_spec 11). The
+that the caller adds (VAR, arXiv 2404.02905, equation 5). The
 state is the usage of the codebook, which also drives the revival of dead
 codes; `batch['image']` is uint8.
 """

@@ -29,7 +29,7 @@ _GAIN = 0.5  # of the Xavier normal initialisation
 
 
 def draw_kernels(params: PyTree, rng: jax.Array) -> PyTree:
-  """Initialises every kernel: Xavier normal with gain 0.5 (var_spec 11).
+  """Initialises every kernel: Xavier normal with gain 0.5 (official vaex).
 
   The modules start their kernels at zero and one long vector of normals is
   cut up here, because a draw per kernel takes ten times as long to compile.

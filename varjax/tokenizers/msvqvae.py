@@ -53,7 +53,7 @@ class MultiScaleVQVAE:
     return CodeSpec(self.spec.grids, self.spec.vocab, self.spec.code_dim)
 
   def init(self, rng: jax.Array, resolution: int) -> PyTree:
-    """Fresh weights (var_spec section 11), boxed with logical axis names.
+    """Fresh weights (vaex initialisation), boxed with logical axis names.
 
     Args:
       rng: key.
