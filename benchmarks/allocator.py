@@ -61,24 +61,16 @@ def child(size, updates):
   import jax
   import jax.numpy as jnp
 
-  from varjax import config, optim, sharding, train
-  from varjax.tasks import make_task
+  from varjax import config, schedule, sharding, step
   from varjax.tokenizers import make_tokenizer
 
   loaded = config.load(f'experiments/emoji_var.py:size={size}')
   run = config.to_spec(loaded)
-  task = make_task(run)
-  lengths = {'total_steps': 100, 'batch_size': run.batch_size}
-  optimizer = optim.make_optimizer(run.optim, warmup_steps=5, **lengths)
+  steps = schedule.resolve_run(run, unique_images=1000)
   mesh = sharding.make_mesh(run.mesh)
-
-  def init(key):
-    params, state = task.init(key)
-    opt_state = optimizer.init(params)
-    return train.TrainState(jnp.zeros((), jnp.int32), params, opt_state, state)
-
+  program = step.Program(run, steps, mesh)
+  state = program.init_sharded()
   key = jax.random.key(0)
-  state = sharding.init_sharded(init, mesh, key)
   tokenizer = make_tokenizer(run.tokenizer, run.data.resolution)
   weights = sharding.init_sharded(
     lambda k: tokenizer.init(k, run.data.resolution), mesh, key
@@ -89,18 +81,13 @@ def child(size, updates):
     'codes': jax.random.randint(key, shape, 0, run.tokenizer.vocab),
     'label': jnp.zeros(run.batch_size, jnp.int32),
   }
-  step = jax.jit(
-    lambda s, f, b: train._step(
-      s, f, b, task=task, optimizer=optimizer, seed=0, accumulate=1
-    ),
-    donate_argnums=0,
-  )
+  update = program.jitted(program.task)
   for _ in range(2):
-    state, _ = jax.block_until_ready(step(state, frozen, batch))
+    state, _ = jax.block_until_ready(update(state, frozen, batch))
   before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
   start = time.perf_counter()
   for _ in range(updates):
-    state, _ = jax.block_until_ready(step(state, frozen, batch))
+    state, _ = jax.block_until_ready(update(state, frozen, batch))
   seconds = time.perf_counter() - start
   faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
   print(json.dumps({'ms': 1e3 * seconds / updates, 'faults': faults / updates}))

@@ -30,6 +30,7 @@ LAYERS = (
   ('sampling',),
   ('tasks', 'pipeline', 'interop'),
   ('inputs', 'warmstart', 'runs', 'evaluate', 'recording'),
+  ('step',),
   ('train', 'artifacts'),
   ('launch', 'tools', 'cli', '__main__'),
 )  # fmt: skip

@@ -10,8 +10,9 @@ import numpy as np
 from varjax import spec as specs
 from varjax.data import pipeline, sources
 from varjax.evals import sheets
+from varjax.step import TrainState
 from varjax.tokenizers import artifact, make_tokenizer
-from varjax.train import Finish, TrainState
+from varjax.train import Finish
 from varjax.types import PyTree
 from varjax.workdir import Workdir
 

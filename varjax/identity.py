@@ -29,6 +29,7 @@ _CODE_OF_A_RUN = (
   'schedule.py',
   'progressive.py',
   'optim.py',
+  'step.py',
   'train.py',
   'evaluate.py',
   'rng.py',

@@ -1,22 +1,18 @@
 """The train loop: setup, abstract shapes, shardings, restore, loop, record.
 
-One loop serves every task. `_step` is the maths of one update, pure and
-testable without a mesh; everything around it moves data and keeps accounts.
+One loop serves every task. `step.update` is the maths of one update, pure
+and testable without a mesh; what is here moves data and keeps accounts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 import contextlib
-import functools
 import math
 import os
 from typing import Any
 
-import flax.struct
 import jax
-import jax.numpy as jnp
-import optax
 
 from varjax import (
   checkpoint,
@@ -25,9 +21,7 @@ from varjax import (
   inputs,
   metrics,
   optim,
-  progressive,
   recording,
-  rng,
   schedule,
   sharding,
   warmstart,
@@ -39,51 +33,13 @@ from varjax.profiler import Profiler
 from varjax.progress import Progress
 from varjax.runs import Resolved
 from varjax.signals import StopSignal
-from varjax.tasks import make_task
-from varjax.tasks.base import Task
-from varjax.types import Batch, PyTree
+from varjax.step import Program, TrainState
 from varjax.window import Window
 from varjax.workdir import Workdir
-
-
-@flax.struct.dataclass
-class TrainState:
-  """Everything that a checkpoint must hold to continue a run."""
-
-  step: jax.Array  # int32 scalar, updates done
-  params: PyTree  # float32 master weights
-  opt_state: PyTree
-  task_state: PyTree  # what the task keeps outside of gradients
-
 
 # What a task leaves for the next stage when its training is done; returns
 # the record fields that it determines.
 Finish = Callable[[specs.RunSpec, Workdir, TrainState], dict[str, Any]]
-
-
-def _step(
-  state: TrainState,
-  frozen: PyTree,
-  batch: Batch,
-  *,
-  task: Task,
-  optimizer: optax.GradientTransformation,
-  seed: int,
-  accumulate: int,
-) -> tuple[TrainState, dict[str, jax.Array]]:
-  """One update: gradients, optimiser, the task's own bookkeeping."""
-  key = rng.for_step(seed, state.step)
-  grad_fn = optim.accumulated_value_and_grad(task.loss_fn, accumulate)
-  (loss, output), grads = grad_fn(
-    state.params, state.task_state, frozen, batch, rng.stream(key, 'loss')
-  )
-  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-  params = optax.apply_updates(state.params, updates)
-  params, task_state = task.after_update(
-    params, output.state, rng.stream(key, 'after_update'), state.step
-  )
-  values = dict(output.metrics, loss=loss, grad_norm=optim.global_norm(grads))
-  return TrainState(state.step + 1, params, opt_state, task_state), values
 
 
 def train(
@@ -124,24 +80,11 @@ def train(
   opened = inputs.open_inputs(run, jax.process_index(), jax.process_count())
   steps = schedule.resolve_run(run, opened.unique_images)
   total = steps.total
-  task = make_task(run)
-  lengths = {
-    'total_steps': total,
-    'batch_size': run.batch_size,
-    'warmup_steps': steps.warmup,
-  }
-  optim_spec = progressive.optim_spec(run)
-  optimizer = optim.make_optimizer(optim_spec, **lengths)
+  program = Program(run, steps, mesh)
+  task = program.task
 
   # --------------------------------------- abstract shapes, shardings, state
-  def init(key: jax.Array) -> TrainState:
-    params, task_state = task.init(key)
-    opt_state = optimizer.init(params)
-    step = jnp.zeros((), jnp.int32)
-    return TrainState(step, params, opt_state, task_state)
-
-  key = rng.stream(jax.random.key(run.seed), 'init')
-  abstract = sharding.abstract_sharded(init, mesh, key)
+  abstract = program.abstract
   frozen = jax.device_put(opened.frozen, sharding.replicated(mesh))
   store = checkpoint.Checkpoints(
     workdir.path, resolved.run_id, keep=run.keep_checkpoints
@@ -153,7 +96,7 @@ def train(
       restored = store.restore(abstract)
       if restored is None:
         first, window = 0, Window()
-        state = sharding.init_sharded(init, mesh, key)
+        state = program.init_sharded()
         if run.init_from:
           params = warmstart.start_from(run.init_from, state.params)
           state = state.replace(params=params)
@@ -163,21 +106,7 @@ def train(
         clock.restore(restored.meta['clock'])
         window = Window.restored(restored.meta['window'])
     step_fns = {
-      start: jax.jit(
-        functools.partial(
-          _step,
-          task=stage,
-          optimizer=optimizer,
-          seed=run.seed,
-          accumulate=run.optim.accumulate,
-        ),
-        donate_argnums=0,
-        out_shardings=(
-          jax.tree.map(lambda leaf: leaf.sharding, abstract),
-          sharding.replicated(mesh),
-        ),
-      )
-      for start, stage in task.stages(steps)
+      start: program.jitted(stage) for start, stage in task.stages(steps)
     }
     step_fn = step_fns[max(start for start in step_fns if start <= first)]
     evaluator = evaluate.Evaluator(task, mesh, opened.evaluation)
@@ -240,7 +169,9 @@ def train(
       if schedule.due(after, steps.log, total):
         window.flush()
         _refuse_nan(window, resolved.run_id, store)
-        rates = optim.hyperparameters(optim_spec, step, **lengths)
+        rates = optim.hyperparameters(
+          program.optim_spec, step, **program.lengths
+        )
         writer.write(after, window.means() | rates)
       if after == total:
         break

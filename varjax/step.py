@@ -1,0 +1,140 @@
+"""The train step: the maths of one update, and what is compiled of it.
+
+`update` is pure and testable without a mesh. `Program` adds what `jax.jit`
+must know: abstract shapes, shardings and donation. The train loop and the
+ahead-of-time compiler use the same one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import dataclasses
+import functools
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+import optax
+
+from varjax import optim, progressive, rng, sharding
+from varjax import spec as specs
+from varjax.schedule import Steps
+from varjax.tasks import make_task
+from varjax.tasks.base import Task
+from varjax.types import Batch, PyTree
+
+
+@flax.struct.dataclass
+class TrainState:
+  """Everything that a checkpoint must hold to continue a run."""
+
+  step: jax.Array  # int32 scalar, updates done
+  params: PyTree  # float32 master weights
+  opt_state: PyTree
+  task_state: PyTree  # what the task keeps outside of gradients
+
+
+def update(
+  state: TrainState,
+  frozen: PyTree,
+  batch: Batch,
+  *,
+  task: Task,
+  optimizer: optax.GradientTransformation,
+  seed: int,
+  accumulate: int,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+  """One update: gradients, optimiser, the task's own bookkeeping."""
+  key = rng.for_step(seed, state.step)
+  grad_fn = optim.accumulated_value_and_grad(task.loss_fn, accumulate)
+  (loss, output), grads = grad_fn(
+    state.params, state.task_state, frozen, batch, rng.stream(key, 'loss')
+  )
+  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  params, task_state = task.after_update(
+    params, output.state, rng.stream(key, 'after_update'), state.step
+  )
+  values = dict(output.metrics, loss=loss, grad_norm=optim.global_norm(grads))
+  return TrainState(state.step + 1, params, opt_state, task_state), values
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """What a run computes on a mesh; needs neither data nor devices.
+
+  Attributes:
+    run: what is trained.
+    steps: its durations in updates.
+    mesh: of real or of described devices.
+  """
+
+  run: specs.RunSpec
+  steps: Steps
+  mesh: Mesh
+
+  @functools.cached_property
+  def task(self) -> Task:
+    """What is optimised."""
+    return make_task(self.run)
+
+  @property
+  def optim_spec(self) -> specs.OptimSpec:
+    """The optimiser's spec, with what progression forces on it."""
+    return progressive.optim_spec(self.run)
+
+  @property
+  def lengths(self) -> dict[str, int]:
+    """What the schedules of the optimiser depend on."""
+    return {
+      'total_steps': self.steps.total,
+      'batch_size': self.run.batch_size,
+      'warmup_steps': self.steps.warmup,
+    }
+
+  @functools.cached_property
+  def optimizer(self) -> optax.GradientTransformation:
+    """Clipping, AdamW and its schedules."""
+    return optim.make_optimizer(self.optim_spec, **self.lengths)
+
+  @property
+  def key(self) -> jax.Array:
+    """Of the initial state."""
+    return rng.stream(jax.random.key(self.run.seed), 'init')
+
+  def init(self, key: jax.Array) -> TrainState:
+    """The state before the first update, with logical axis names."""
+    params, task_state = self.task.init(key)
+    opt_state = self.optimizer.init(params)
+    return TrainState(jnp.zeros((), jnp.int32), params, opt_state, task_state)
+
+  def init_sharded(self) -> TrainState:
+    """The state before the first update, on the devices of the mesh."""
+    return sharding.init_sharded(self.init, self.mesh, self.key)
+
+  @functools.cached_property
+  def abstract(self) -> TrainState:
+    """Shapes, types and shardings of the state."""
+    return sharding.abstract_sharded(self.init, self.mesh, self.key)
+
+  def jitted(self, stage: Task) -> Callable[..., Any]:
+    """The compiled `update` of one of `task.stages`; donates the state.
+
+    Call or lower it under `sharding.use_mesh`.
+    """
+    return jax.jit(
+      functools.partial(
+        update,
+        task=stage,
+        optimizer=self.optimizer,
+        seed=self.run.seed,
+        accumulate=self.run.optim.accumulate,
+      ),
+      donate_argnums=0,
+      out_shardings=(
+        jax.tree.map(lambda leaf: leaf.sharding, self.abstract),
+        sharding.replicated(self.mesh),
+      ),
+    )
