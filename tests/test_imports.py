@@ -22,7 +22,8 @@ LAYERS = (
     'coerce', 'validation', 'config', 'sweep', 'identity', 'records',
     'schedule', 'progressive', 'params', 'tokenizer_costs', 'flops', 'memory',
     'devices', 'topology', 'roofline', 'workdir', 'clock', 'window', 'signals',
-    'progress', 'checksum', 'compilation', 'profiler',
+    'progress', 'checksum', 'compilation', 'profiler', 'replica_groups',
+    'collectives',
   ),
   ('sharding', 'optim', 'metrics', 'checkpoint', 'data', 'tokenizers'),
   # Evaluators are pure functions of arrays: tasks call them in `eval_fn`.
