@@ -12,6 +12,7 @@ from varjax import records
 
 E, A, ALPHA = 3.4, 12.0, 0.22
 SCALES = (1, 2, 3, 4, 5, 6, 8)
+SURFACE = {'E': 5.0, 'A': 406.4, 'B': 410.7, 'alpha': 0.34, 'beta': 0.28}
 _MEAN = ('val_loss_nats_per_token', 0.0)
 TOKENS_PER_IMAGE = sum(s * s for s in SCALES)
 
@@ -158,6 +159,24 @@ def _one_fit(runs, held, name, column, shift):
     'profiles': {'alpha': {'lo': 0.19, 'hi': None, 'level': 0.95}},
     'refusals': [], 'warnings': ['d2 has the largest residual'], 'seed': 0,
   }  # fmt: skip
+
+
+def surface_fit(**changes: Any) -> dict[str, Any]:
+  """A fit.json of a surface L(N, D), with draws of 1 % scatter."""
+  rng = np.random.default_rng(0)
+  draws = {
+    k: (v * np.exp(0.01 * rng.standard_normal(200))).tolist()
+    for k, v in SURFACE.items()
+  }
+  fit = {
+    'schema': 1, 'kind': 'varjax.fit', 'name': 'L_mean(N, D)',
+    'form': 'chinchilla', 'params': SURFACE, 'pinned': {},
+    'bootstrap': {'draws': draws}, 'sigma_log': 0.002,
+    'n_convention': 'body: parameters of the blocks', 'refusals': [],
+    'inputs': {'n': {'max': 3e8}, 'd': {'max': 3e11}},
+    'y': {'name': 'L_mean', 'unit': 'nats per token', 'kind': 'loss'},
+  }  # fmt: skip
+  return {**fit, **changes}
 
 
 def write(

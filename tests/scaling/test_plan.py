@@ -27,24 +27,7 @@ from varjax.scaling import (
 from varjax.spec import Duration, ModelSpec, RunSpec
 from varjax.tools import plan as tool
 
-PARAMS = {'E': 5.0, 'A': 406.4, 'B': 410.7, 'alpha': 0.34, 'beta': 0.28}
-
-
-def _fit(**changes):
-  rng = np.random.default_rng(0)
-  draws = {
-    k: (v * np.exp(0.01 * rng.standard_normal(200))).tolist()
-    for k, v in PARAMS.items()
-  }
-  fit = {
-    'schema': 1, 'kind': 'varjax.fit', 'name': 'L_mean(N, D)',
-    'form': 'chinchilla', 'params': PARAMS, 'pinned': {},
-    'bootstrap': {'draws': draws}, 'sigma_log': 0.002,
-    'n_convention': 'body: parameters of the blocks', 'refusals': [],
-    'inputs': {'n': {'max': 3e8}, 'd': {'max': 3e11}},
-    'y': {'name': 'L_mean', 'unit': 'nats per token', 'kind': 'loss'},
-  }  # fmt: skip
-  return {**fit, **changes}
+PARAMS, _fit = planted.SURFACE, planted.surface_fit
 
 
 def _size_fit(**changes):

@@ -5,14 +5,17 @@ really be built, each trained for as many images as the budget pays for by
 the exact FLOPs of varjax.flops (block-causal attention, AdaLN once per
 image) instead of C = 6 N D. The continuous optimum of Hoffmann 2022 stands
 beside it. Inference is part of the budget where asked (Sardana 2024, arXiv
-2401.00448); repeated data counts less where asked (Muennighoff 2023, arXiv
-2305.16264).
+2401.00448), and target.py turns the question round: the cheapest run that
+reaches a loss. Repeated data counts less where asked (Muennighoff 2023,
+arXiv 2305.16264).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 
@@ -90,7 +93,17 @@ class Size:
 
 @dataclasses.dataclass(frozen=True)
 class Optimum:
-  """The continuous optimum N*, D* for C = k N D, with 95 % intervals."""
+  """The continuous optimum of k N D + k' N D' FLOPs, with 95 % intervals.
+
+  Attributes:
+    k, k_inference: FLOPs of training and of sampling over N times tokens,
+      at the planned size.
+    n, d, loss: where L(N, D) is least for the budget, or where `loss` is
+      reached for the least.
+    n_interval, d_interval: 95 % over the draws of the fit, None without.
+    flops: training and inference together.
+    d_inference: D', tokens that are sampled.
+  """
 
   k: float
   n: float
@@ -98,11 +111,23 @@ class Optimum:
   d: float
   d_interval: tuple[float, float] | None
   loss: float
+  k_inference: float
+  d_inference: float
+  flops: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """The best size, all others beside it, and what to be careful about."""
+  """The best size, all others beside it, and what to be careful about.
+
+  Attributes:
+    demand: what may be spent; of a plan for a loss, what it takes.
+    best: the size to train; sizes: all that can be.
+    optimum: continuous.
+    extrapolation: factor beyond the largest fitted input.
+    warnings: in words.
+    target_loss: the loss that was asked for; None for a budget.
+  """
 
   demand: Demand
   best: Size
@@ -110,6 +135,7 @@ class Plan:
   optimum: Optimum
   extrapolation: float
   warnings: tuple[str, ...]
+  target_loss: float | None = None
 
 
 class Menu:
@@ -176,12 +202,7 @@ def plan(
     FitRefused: the law has no data term, the budget pays for no size, or
       the plan lies too far outside the fit.
   """
-  if not law.has_surface:
-    raise errors.FitRefused(
-      f'{law.name} holds no L(N, D): with one training length the data term '
-      'is not identified and no optimum exists; train the ladder at two or '
-      'more lengths that differ by 10 times, or name --sizes for predictions'
-    )
+  check_surface(law)
   menu = Menu(law, ladder)
   losses = menu.losses(demand)
   if not np.isfinite(losses).any():
@@ -190,9 +211,28 @@ def plan(
       f'the smallest size, {ladder.name(ladder.rungs[0])}'
     )
   at = int(np.argmin(losses))
-  sizes = tuple(
-    _size(menu, demand, i) for i in np.flatnonzero(np.isfinite(losses)).tolist()
-  )
+  images = menu.images(demand)
+  sizes = []
+  for i in np.flatnonzero(np.isfinite(losses)).tolist():
+    waste = _deadweight(menu, demand, float(losses[i]))
+    sizes.append(size_of(menu, demand, i, float(images[i]), waste))
+  return finish(menu, demand, at, tuple(sizes), allow_extrapolation)
+
+
+def finish(
+  menu: Menu,
+  demand: Demand,
+  at: int,
+  sizes: tuple[Size, ...],
+  allow_extrapolation: bool,
+  target_loss: float | None = None,
+) -> Plan:
+  """A plan from its sizes; `at` is the index of the best in the ladder.
+
+  Raises:
+    FitRefused: the best size lies too far outside the fit.
+  """
+  law, ladder = menu.law, menu.ladder
   best = next(s for s in sizes if s.rung == ladder.rungs[at])
   beyond = extrapolation(law, best.n, best.tokens)
   if beyond > MAX_EXTRAPOLATION and not allow_extrapolation:
@@ -205,10 +245,25 @@ def plan(
     demand=demand,
     best=best,
     sizes=sizes,
-    optimum=_optimum(menu, demand, at),
+    optimum=_optimum(menu, demand, at, target_loss),
     extrapolation=beyond,
     warnings=tuple(_warnings(law, ladder, demand, best, beyond)),
+    target_loss=target_loss,
   )
+
+
+def check_surface(law: Law) -> None:
+  """Refuses to plan with a law that knows nothing of data.
+
+  Raises:
+    FitRefused: it is an L(N).
+  """
+  if not law.has_surface:
+    raise errors.FitRefused(
+      f'{law.name} holds no L(N, D): with one training length the data term '
+      'is not identified and no optimum exists; train the ladder at two or '
+      'more lengths that differ by 10 times, or name --sizes for predictions'
+    )
 
 
 def extrapolation(law: Law, n: float, d: float | None) -> float:
@@ -221,8 +276,10 @@ def extrapolation(law: Law, n: float, d: float | None) -> float:
   return max(factors)
 
 
-def _size(menu: Menu, demand: Demand, i: int) -> Size:
-  images = float(menu.images(demand)[i])
+def size_of(
+  menu: Menu, demand: Demand, i: int, images: float, deadweight: float
+) -> Size:
+  """The size of index `i` in the ladder, trained on so many images."""
   tokens = images * menu.positions
   counted = float(effective_tokens(np.array(images), menu.positions, demand))
   found = menu.law.predict(float(menu.n[i]), counted)
@@ -240,7 +297,7 @@ def _size(menu: Menu, demand: Demand, i: int) -> Size:
     loss=found.value,
     lo=found.lo,
     hi=found.hi,
-    deadweight=_deadweight(menu, demand, found.value),
+    deadweight=deadweight,
   )
 
 
@@ -262,19 +319,33 @@ def _deadweight(menu: Menu, demand: Demand, loss: float) -> float:
   return max(0.0, 1.0 - math.exp(high) / demand.flops)
 
 
-def _optimum(menu: Menu, demand: Demand, at: int) -> Optimum:
+def _optimum(
+  menu: Menu, demand: Demand, at: int, target_loss: float | None
+) -> Optimum:
   law = menu.law
-  k = float(menu.train[at] / (menu.n[at] * menu.positions))
-  n, d, loss = optimum.optimum(law.params, demand.flops, k)
+  nd = float(menu.n[at] * menu.positions)
+  k, k_sample = float(menu.train[at]) / nd, float(menu.sample[at]) / nd
+  sampled = demand.inference_images * menu.positions
+
+  def solve(params: Mapping[str, Any]) -> tuple[Any, Any, Any, Any]:
+    if target_loss is None:
+      found = optimum.with_inference(params, demand.flops, k, k_sample, sampled)
+      return (*found, demand.flops)
+    n, d, cost = optimum.cheapest(params, target_loss, k, k_sample, sampled)
+    return n, d, target_loss, cost
+
+  n, d, loss, cost = map(float, solve(law.params))
   intervals: list[tuple[float, float] | None] = [None, None]
   if law.draws:
-    spread = optimum.optimum(law.draws, demand.flops, k)[:2]
-    for i, values in enumerate(spread):
+    for i, values in enumerate(solve(law.draws)[:2]):
       kept = values[np.isfinite(values)]
-      if len(kept) >= 20:
+      # A target below the floor of many draws has no interval.
+      if len(kept) >= max(20, 0.9 * len(values)):
         low, high = np.quantile(kept, [0.025, 0.975])
         intervals[i] = (float(low), float(high))
-  return Optimum(k, float(n), intervals[0], float(d), intervals[1], float(loss))
+  return Optimum(
+    k, n, intervals[0], d, intervals[1], loss, k_sample, sampled, cost
+  )
 
 
 def _warnings(

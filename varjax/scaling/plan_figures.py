@@ -35,12 +35,20 @@ def build(plan: Mapping[str, Any] | None) -> list[Exhibit]:
     'mark': (best['n'], 100 * best['deadweight']),
   }  # fmt: skip
   data = pd.DataFrame(sizes)
-  return [
+  target = plan.get('target_loss')
+  spent = (
+    'Every size spends the whole budget'
+    if target is None
+    else f'Every size is trained to the loss {notation.number(target)}'
+  )
+  made = [
     Exhibit(
       'plan_loss',
       'plan',
-      f'Loss over size at {budget} FLOPs',
-      'Every size spends the whole budget; the star is planned. The band is '
+      f'Loss over size at {budget} FLOPs'
+      if target is None
+      else 'Predicted loss of the sizes that reach the target',
+      f'{spent}; the star is planned. The band is '
       'the 95 % interval of a new run.',
       data,
       plots.lines([loss], label, notation.label('loss')),
@@ -55,4 +63,31 @@ def build(plan: Mapping[str, Any] | None) -> list[Exhibit]:
       data,
       plots.lines([waste], label, 'deadweight compute (%)', log_y=False),
     ),
+  ]
+  return made + _overtraining(plan, label)
+
+
+def _overtraining(plan: Mapping[str, Any], label: str) -> list[Exhibit]:
+  """Training and sampling FLOPs over size at the planned loss."""
+  rows = [r for r in plan.get('equal_loss') or [] if r['overhead'] < 9]
+  if len(rows) < 2:
+    return []
+  x = [r['n'] for r in rows]
+  train = {'name': 'training', 'x': x, 'y': [1 + r['overhead'] for r in rows]}
+  train['mark'] = (plan['best']['n'], 1.0)
+  sample = {
+    'name': 'one sample', 'x': x, 'y': [1 - r['sample_saving'] for r in rows],
+  }  # fmt: skip
+  return [
+    Exhibit(
+      'plan_overtraining',
+      'plan',
+      'The same loss with other sizes',
+      'FLOPs over those of the planned size, at its predicted loss. A '
+      'smaller model is trained on more tokens than it would need for its '
+      'budget, and repays that with every sample; the file says from how '
+      'many on.',
+      pd.DataFrame(rows),
+      plots.lines([train, sample], label, 'FLOPs over those of the plan'),
+    )
   ]

@@ -28,6 +28,13 @@ def sizes_table(rows: list[dict[str, Any]]) -> str:
   return '\n'.join(lines)
 
 
+def goal(plan: dict[str, Any]) -> str:
+  """What was asked for, in words."""
+  if plan['target_loss'] is None:
+    return f'{plan["demand"]["flops"]:.3g} FLOPs'
+  return f'a loss of {plan["target_loss"]:.4g}'
+
+
 def text(plan: dict[str, Any]) -> str:
   """The plan of `proposal.as_json`, in words."""
   best, law, top = plan['best'], plan['law'], plan['optimum']
@@ -35,8 +42,8 @@ def text(plan: dict[str, Any]) -> str:
   lines = [
     f'{law["name"]} ({law["form"]}), N counts {law["n_convention"]}; '
     f'{plan["ladder"]}',
-    f'budget {plan["demand"]["flops"]:.3e} FLOPs',
-    f'continuous optimum, C = {top["k"]:.2f} N D: '
+    _goal_line(plan),
+    f'continuous optimum, C = {top["k"]:.2f} N D{_sampled(top)}: '
     f'N* = {notation.count(top["n"])}{_range(top["n_interval"])}, '
     f'D* = {notation.count(top["d"])} tokens{_range(top["d_interval"])}, '
     f'loss {top["loss"]:.4f}',
@@ -67,10 +74,44 @@ def text(plan: dict[str, Any]) -> str:
       f'{size["loss"]:>10.4f}{100 * size["deadweight"]:>14.1f} %'
       f'{"  <- planned" if size["rung"] == best["rung"] else ""}'
     )
+  lines += _equal_loss_lines(plan)
   if plan['repeat']:
     lines += _repeat_lines(plan['repeat'])
   lines += [f'warning: {w}' for w in plan['warnings']]
   return '\n'.join(lines)
+
+
+def _goal_line(plan: dict[str, Any]) -> str:
+  spent = plan['demand']['flops']
+  if plan['target_loss'] is None:
+    return f'budget {spent:.3e} FLOPs'
+  return f'target loss {plan["target_loss"]:g}: {spent:.3e} FLOPs in all'
+
+
+def _sampled(top: dict[str, Any]) -> str:
+  if not top['d_inference']:
+    return ''
+  return f' + {top["k_inference"]:.2f} N {notation.count(top["d_inference"])}'
+
+
+def _equal_loss_lines(plan: dict[str, Any]) -> list[str]:
+  """The over-training curve around the planned size."""
+  lines = [
+    '',
+    'the planned loss with other sizes (over-training):',
+    'size    tokens/N  training FLOPs  FLOPs a sample  cheaper from',
+  ]
+  for row in _near(plan['equal_loss'], plan['best']['rung'], 3):
+    even = row['break_even_images']
+    pays = '–' if even is None else f'{notation.count(even)} samples'
+    planned = row['rung'] == plan['best']['rung']
+    lines.append(
+      f'{row["name"]:6}{notation.number(row["tokens_per_param"], 3):>10}'
+      f'{100 * row["overhead"]:>+14.1f} %'
+      f'{0.0 - 100 * row["sample_saving"]:>+14.1f} %'
+      f'  {"<- planned" if planned else pays}'
+    )
+  return lines
 
 
 def _near(sizes: list[dict], rung: int, each_side: int = 4) -> list[dict]:

@@ -8,10 +8,11 @@ for plan.json and as a RunSpec for the experiment file.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from varjax import errors, flops, memory, roofline, schedule
-from varjax.scaling import costs, recipe
+from varjax.scaling import costs, recipe, target
 from varjax.scaling.costs import Machine
 from varjax.scaling.ladder import Ladder
 from varjax.scaling.law import Law
@@ -60,8 +61,16 @@ def propose(
   images: float,
   recipe_name: str,
   machine: Machine | None = None,
+  at_least: bool = False,
 ) -> Proposal:
   """The run of one size for at most `images` images.
+
+  Args:
+    ladder, rung: the size.
+    images: to train on.
+    recipe_name: key of recipe.RECIPES.
+    machine: for its cost.
+    at_least: round updates up instead, to reach a loss.
 
   Raises:
     ConfigError: an unknown recipe, or a machine that the batch or mesh does
@@ -71,6 +80,8 @@ def propose(
   run = recipe.apply(recipe_name, ladder.run(rung), images)
   # A hair of tolerance: images come from a division of floats.
   steps = int(images * (1 + 1e-12) // run.batch_size)
+  if at_least:
+    steps = math.ceil(images * (1 - 1e-12) / run.batch_size)
   if steps < 1:
     raise errors.FitRefused(
       f'{images:.3g} images are less than one batch of {run.batch_size}; '
@@ -163,6 +174,7 @@ def as_json(
     'ladder': ladder.rule,
     'recipe': recipe_name,
     'repeat': None,
+    'target_loss': found.target_loss,
     'demand': dataclasses.asdict(found.demand),
     'optimum': dataclasses.asdict(found.optimum),
     'best': {
@@ -175,6 +187,7 @@ def as_json(
       'lr_peak': peak_lr(made.run),
     },
     'sizes': [dataclasses.asdict(s) for s in found.sizes],
+    'equal_loss': target.equal_loss(law, ladder, found),
     'extrapolation': found.extrapolation,
     'machine': _machine(made, machine),
     'warnings': [

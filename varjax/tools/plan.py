@@ -3,6 +3,7 @@
   varjax plan --fit D/fit.json --budget 1e21 --out plan.py
   varjax plan --fit D/fit.json --device_hours 500 --device h100 --mfu 0.45
   varjax plan --fit D/fit.json --device_hours 500 --topology v5e:4x4
+  varjax plan --fit D/fit.json --target_loss 5.6 --inference_images 1e8
   varjax plan --fit D/fit.json --sizes d16,d20 --device v5p --price 4.2
 
 The sizes are those of --config, or of the sweep in --records, or VAR's on
@@ -23,7 +24,7 @@ from typing import Any
 
 import pandas as pd
 
-from varjax import config, devices, errors, memory, records, topology
+from varjax import config, errors, records
 from varjax.scaling import (
   costs,
   experiment_file,
@@ -34,15 +35,13 @@ from varjax.scaling import (
   repeats,
   slices,
   sweepdir,
+  target,
 )
 from varjax.scaling import ladder as ladders
 from varjax.scaling import law as laws
 from varjax.scaling import plan as planner
 from varjax.scaling.ladder import Ladder
-from varjax.spec import RunSpec
-from varjax.topology import Topology
-
-_DEFAULT_MFU = 0.4
+from varjax.tools import machine as machines
 
 
 def main(argv: Sequence[str]) -> int:
@@ -59,8 +58,9 @@ def main(argv: Sequence[str]) -> int:
   law = laws.of_fit(_read_fit(args.fit))
   table = _load(args.records)
   ladder, unique = _ladder(args, table)
-  machine = _machine(args, table, ladder.base)
-  budget = _budget(args, machine)
+  machine = machines.of_args(args, table, ladder.base)
+  _check_goals(args)
+  budget = args.budget or machines.flops_of(args.device_hours, machine)
   if args.sizes:
     return _print_sizes(args, law, ladder, unique, machine, budget)
 
@@ -78,24 +78,30 @@ def main(argv: Sequence[str]) -> int:
       unique_images=unique,
       repeat_constant=constant,
     )
+    if args.target_loss is not None:
+      return target.plan_for_loss(
+        law, ladder, args.target_loss, demand, extrapolate
+      )
     return planner.plan(law, ladder, demand, extrapolate)
 
-  if budget is not None:
+  if args.target_loss is not None:
+    found = planned(1.0)  # what a loss costs is the answer, not the question
+  elif budget is not None:
     found = planned(budget)
   elif args.device_hours is not None and machine and machine.topology:
     found = slices.plan_for_hours(
       planned, ladder, args.device_hours, machine.topology, args.recipe
     )
   else:
-    raise errors.ConfigError('give --budget FLOPS or --device_hours HOURS')
-  if machine and machine.topology:
-    run = ladder.run(found.best.rung)
-    slices.check_memory(
-      recipe.apply(args.recipe, run, found.best.images), machine.topology
+    raise errors.ConfigError(
+      'give --budget FLOPS, --device_hours HOURS or --target_loss LOSS'
     )
+  run = ladder.run(found.best.rung)
+  machines.check(recipe.apply(args.recipe, run, found.best.images), machine)
   made = proposal.propose(
-    ladder, found.best.rung, found.best.images, args.recipe, machine
-  )
+    ladder, found.best.rung, found.best.images, args.recipe, machine,
+    at_least=args.target_loss is not None,
+  )  # fmt: skip
   values = proposal.as_json(law, ladder, found, made, args.recipe, machine)
   if repeat:
     values['repeat'] = repeats.compare(
@@ -106,6 +112,17 @@ def main(argv: Sequence[str]) -> int:
   for path in _write(args, values, made.run, argv):
     print(f'wrote {path}')
   return 0
+
+
+def _check_goals(args: argparse.Namespace) -> None:
+  goals = ('budget', 'device_hours', 'target_loss')
+  given = [name for name in goals if getattr(args, name) is not None]
+  if len(given) > 1:
+    raise errors.ConfigError(
+      f'give --{given[0]} or --{given[1]}, not both: a plan has one goal'
+    )
+  if args.budget is not None and not args.budget > 0:
+    raise errors.ConfigError(f'budget={args.budget}: must be positive')
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -119,17 +136,11 @@ def _parser() -> argparse.ArgumentParser:
   add('--fit', required=True, help='fit.json, or the directory it is in')
   add('--budget', type=float, help='FLOPs, training and inference together')
   add('--device_hours', '--device-hours', type=float)
-  add('--device', help=f'one of {", ".join(devices.DEVICES)}')
-  add('--devices', type=int, help='how many (default 1)')
   add(
-    '--topology',
-    help='device and slice instead, as v5e:4x4, v5p:4x4x4 or h100:8: step '
-    'time by a roofline unless --mfu or --records say otherwise',
-  )
-  add('--mesh', help='data,fsdp,tensor; one may be -1 (as --mesh=-1,1,1)')
-  add('--remat', choices=('none', 'dots', 'full'))
-  add('--mfu', type=float, help=f'utilisation (default {_DEFAULT_MFU})')
-  add('--price', help='per device-hour, or a JSON file {device: price}')
+    '--target_loss', '--target-loss', type=float, metavar='LOSS',
+    help='the cheapest run that reaches this loss, instead of a budget',
+  )  # fmt: skip
+  machines.add_arguments(parser)
   add('--config', help='experiment file whose family of sizes to use')
   add('--records', help='records.jsonl of a ladder: its family and its mfu')
   add(
@@ -149,7 +160,8 @@ def _parser() -> argparse.ArgumentParser:
   )  # fmt: skip
   add(
     '--inference_images', '--inference-images', type=float, default=0.0,
-    help='images to be sampled with guidance, paid from the budget',
+    help='images to be sampled with guidance over the life of the model, '
+    'paid from the budget or added to the cost of the loss',
   )  # fmt: skip
   add('--sizes', help='predict these sizes instead, as d16,d20')
   add('--extrapolate', action='store_true', help='plan even 30 times beyond')
@@ -209,63 +221,6 @@ def _ladder(
   return ladder, unique or proposal.KNOWN_IMAGES.get(ladder.base.data.name)
 
 
-def _machine(
-  args: argparse.Namespace, table: pd.DataFrame | None, base: RunSpec
-) -> costs.Machine | None:
-  slice_ = _slice(args, base)
-  if args.device is None and slice_ is None:
-    for name in ('device_hours', 'price', 'mfu'):
-      if getattr(args, name) is not None:
-        raise errors.ConfigError(f'--{name} needs --device or --topology')
-    return None
-  device = slice_.device if slice_ else devices.get(args.device)
-  count = slice_.count if slice_ else args.devices or 1
-  mfu, source = args.mfu, 'given'
-  if mfu is None and table is not None and table['mfu'].notna().any():
-    try:
-      mfu, source = costs.measured_mfu(table, device)
-    except errors.ConfigError:
-      if slice_ is None:
-        raise
-      source = f'roofline, for the records hold no run on {device.name}'
-  elif mfu is None and slice_:
-    source = 'roofline'
-  elif mfu is None:
-    mfu, source = _DEFAULT_MFU, 'assumed'
-  price = costs.price_of(args.price, device)
-  return costs.Machine(device, count, mfu, source, price, slice_)
-
-
-def _slice(args: argparse.Namespace, base: RunSpec) -> Topology | None:
-  """The slice of --topology, which the mesh must fit."""
-  if args.topology is None:
-    return None
-  if args.device is not None or args.devices is not None:
-    raise errors.ConfigError('give --topology, or --device and --devices')
-  slice_ = topology.parse(args.topology)
-  try:
-    memory.mesh_shape(base.mesh, slice_.count)
-  except errors.ConfigError as error:
-    raise errors.ConfigError(f'{error}; pass --mesh 1,-1,1') from error
-  return slice_
-
-
-def _budget(
-  args: argparse.Namespace, machine: costs.Machine | None
-) -> float | None:
-  if args.budget is not None and args.device_hours is not None:
-    raise errors.ConfigError('give --budget or --device_hours, not both')
-  if args.device_hours is None or machine is None:
-    return args.budget
-  if args.device_hours <= 0:
-    raise errors.ConfigError(
-      f'device_hours={args.device_hours}: must be positive'
-    )
-  if machine.mfu is None:
-    return None
-  return args.device_hours * 3600 * machine.device.peak_flops * machine.mfu
-
-
 def _print_sizes(
   args: argparse.Namespace,
   law: laws.Law,
@@ -323,7 +278,7 @@ def _write(
 def _docstring(plan: dict[str, Any], argv: Sequence[str]) -> str:
   best = plan['best']
   return (
-    f'{best["name"]} for {plan["demand"]["flops"]:.3g} FLOPs, planned by '
+    f'{best["name"]} for {plan_text.goal(plan)}, planned by '
     f'varjax.\n\n  varjax plan {" ".join(argv)}\n\n'
     f'Predicted loss {best["loss"]:.4f} {notation.interval(best, 4)} by '
     f'{plan["law"]["name"]}; {best["flops_train"]:.4e} training FLOPs.\n'

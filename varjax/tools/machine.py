@@ -1,0 +1,114 @@
+"""Where a plan is to run: arguments, and the machine that they name.
+
+Between the command line of `varjax plan` and scaling/costs.py. Utilisation
+is, in this order: given, measured in a record of the same device, of a
+roofline of the run on its slice, or assumed. What is known of a slice from
+elsewhere (a compiler, a measurement) belongs in `of_args`.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import pandas as pd
+
+from varjax import devices, errors, memory, topology
+from varjax.scaling import costs, slices
+from varjax.spec import RunSpec
+from varjax.topology import Topology
+
+_DEFAULT_MFU = 0.4
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds what `of_args` reads."""
+  add = parser.add_argument
+  add('--device', help=f'one of {", ".join(devices.DEVICES)}')
+  add('--devices', type=int, help='how many (default 1)')
+  add(
+    '--topology',
+    help='device and slice instead, as v5e:4x4, v5p:4x4x4 or h100:8: step '
+    'time by a roofline unless --mfu or --records say otherwise',
+  )
+  add('--mesh', help='data,fsdp,tensor; one may be -1 (as --mesh=-1,1,1)')
+  add('--remat', choices=('none', 'dots', 'full'))
+  add('--mfu', type=float, help=f'utilisation (default {_DEFAULT_MFU})')
+  add('--price', help='per device-hour, or a JSON file {device: price}')
+
+
+def of_args(
+  args: argparse.Namespace, table: pd.DataFrame | None, base: RunSpec
+) -> costs.Machine | None:
+  """The machine that the arguments name; None if they name none.
+
+  Args:
+    args: of `add_arguments`, and `device_hours`.
+    table: records with a measured mfu, or None.
+    base: the run whose mesh must fit the slice.
+
+  Raises:
+    ConfigError: contradicting, unknown or missing arguments.
+  """
+  slice_ = _slice(args, base)
+  if args.device is None and slice_ is None:
+    for name in ('device_hours', 'price', 'mfu'):
+      if getattr(args, name) is not None:
+        raise errors.ConfigError(f'--{name} needs --device or --topology')
+    return None
+  device = slice_.device if slice_ else devices.get(args.device)
+  count = slice_.count if slice_ else args.devices or 1
+  mfu, source = args.mfu, 'given'
+  if mfu is None and table is not None and table['mfu'].notna().any():
+    try:
+      mfu, source = costs.measured_mfu(table, device)
+    except errors.ConfigError:
+      if slice_ is None:
+        raise
+      source = f'roofline, for the records hold no run on {device.name}'
+  elif mfu is None and slice_:
+    source = 'roofline'
+  elif mfu is None:
+    mfu, source = _DEFAULT_MFU, 'assumed'
+  price = costs.price_of(args.price, device)
+  return costs.Machine(device, count, mfu, source, price, slice_)
+
+
+def flops_of(
+  hours: float | None, machine: costs.Machine | None
+) -> float | None:
+  """FLOPs of device-hours; None where the utilisation depends on the run.
+
+  Raises:
+    ConfigError: hours that are not positive.
+  """
+  if hours is None or machine is None:
+    return None
+  if hours <= 0:
+    raise errors.ConfigError(f'device_hours={hours}: must be positive')
+  if machine.mfu is None:
+    return None
+  return hours * 3600 * machine.device.peak_flops * machine.mfu
+
+
+def check(run: RunSpec, machine: costs.Machine | None) -> None:
+  """Refuses a run that its slice cannot hold.
+
+  Raises:
+    FitRefused: the estimate exceeds the memory of a device.
+  """
+  if machine and machine.topology:
+    slices.check_memory(run, machine.topology)
+
+
+def _slice(args: argparse.Namespace, base: RunSpec) -> Topology | None:
+  """The slice of --topology, which the mesh must fit."""
+  if args.topology is None:
+    return None
+  if args.device is not None or args.devices is not None:
+    raise errors.ConfigError('give --topology, or --device and --devices')
+  slice_ = topology.parse(args.topology)
+  try:
+    memory.mesh_shape(base.mesh, slice_.count)
+  except errors.ConfigError as error:
+    raise errors.ConfigError(f'{error}; pass --mesh 1,-1,1') from error
+  return slice_
