@@ -29,7 +29,8 @@ LAYERS = (
   # Evaluators are pure functions of arrays: tasks call them in `eval_fn`.
   ('orders', 'models', 'evals'),
   ('sampling',),
-  ('tasks', 'pipeline', 'interop'),
+  # Feature networks read weights through interop; losses may use them.
+  ('tasks', 'pipeline', 'interop', 'features'),
   ('inputs', 'warmstart', 'runs', 'evaluate', 'recording'),
   ('step',),
   ('train', 'artifacts'),

@@ -9,6 +9,7 @@ Dimension letters, used in every array annotation of the project:
   R  codes per position           D  transformer width
   S  start positions (no input)   N  attention heads, with head size A
   T  positions of one step        M  hidden width of the MLP
+  F  numbers of a descriptor      J  classes of a feature network
 
 A `CodeSpec` is all that the rest of the system may know about a tokenizer
 without its weights. An `Example` is what an order makes of codes: one
