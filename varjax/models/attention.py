@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 import numpy as np
 
 from varjax import errors
+from varjax.models import splash as splash_kernel
 
 Blocks = tuple[int, ...]
 Backend = Callable[
@@ -61,24 +62,34 @@ def attend(
 
 
 def choose(backend: str, dtype: jnp.dtype) -> str:
-  """Resolves 'auto' by the default platform and the compute type.
-
-  A program that is compiled ahead of time for another platform than the
-  host's must name its back end.
+  """Resolves 'auto' by the platform compiled for and the compute type.
 
   Raises:
     ConfigError: if the back end does not exist.
   """
   if backend == 'auto':
-    if jax.default_backend() in ('gpu', 'cuda') and dtype != jnp.float32:
+    platform = target_platform()
+    if platform == 'tpu':
+      return 'splash'
+    if platform in ('gpu', 'cuda') and dtype != jnp.float32:
       return 'cudnn'
-    return 'xla' if jax.default_backend() == 'cpu' else 'blockwise'
+    return 'xla' if platform == 'cpu' else 'blockwise'
   if backend not in BACKENDS:
     raise errors.ConfigError(
       f'model.attention={backend!r}: must be one of auto, '
       f'{", ".join(sorted(BACKENDS))}'
     )
   return backend
+
+
+def target_platform() -> str:
+  """What the program being traced will run on: 'cpu', 'gpu', 'tpu'.
+
+  The platform of the mesh in use, which need not be the host's: a pod's
+  program is compiled ahead of time on a CPU. Without a mesh, JAX's default.
+  """
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return device.platform if device else jax.default_backend()
 
 
 def block_steps(blocks: Blocks) -> np.ndarray:
@@ -172,8 +183,30 @@ def cudnn(
   return out[:, :length]
 
 
+def splash(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  scale: float,
+  blocks: Blocks | None,
+  steps: jax.Array | None,
+) -> jax.Array:
+  """JAX's TPU flash attention, which skips what static blocks forbid.
+
+  Falls back to the reference where there are no static blocks: rules that
+  vary by example, and steps that read a cache. Elsewhere than on a TPU the
+  kernel is interpreted, which is exact and slow.
+  """
+  if blocks is None:
+    return xla(q, k, v, scale, None, steps)
+  return splash_kernel.block_causal(
+    q, k, v, scale=scale, blocks=blocks, interpret=target_platform() != 'tpu'
+  )
+
+
 BACKENDS: dict[str, Backend] = {
   'xla': xla,
   'blockwise': blockwise,
   'cudnn': cudnn,
+  'splash': splash,
 }
