@@ -9,8 +9,10 @@ A sweep file defines `get_hyper(hyper)`, where `hyper` is this module:
         hyper.sweep('config', [f'experiments/x.py:size=d{d}' for d in (2, 4)]),
       )
 
-Every trial names its experiment under 'config'; all other keys are keys of
-`spec.RunSpec`. Nothing here starts a run: see `launch`.
+Every trial names its experiment under 'config', and may say under 'priority'
+(a whole number, 0 by default) that it starts before trials with a lower one;
+all other keys are keys of `spec.RunSpec`. Nothing here starts a run: see
+`launch`.
 """
 
 from __future__ import annotations
@@ -179,7 +181,7 @@ def named(trials: Sweep) -> Sweep:
   varying = [
     key
     for key in dict.fromkeys(k for trial in trials for k in trial)
-    if key not in ('config', 'name', 'role')
+    if key not in ('config', 'name', 'role', 'priority')
     and len({_canonical(t.get(key)) for t in trials}) > 1
   ]
   return [{'name': _name_of(t, varying), **t} for t in trials]

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from varjax import errors, records
-from varjax.launch import local, manifest
+from varjax.launch import local, lock
 from varjax.tools import status
 
 _TRIALS = ('one', 'two', 'three', 'four')
@@ -168,7 +168,7 @@ def test_two_launchers_on_one_directory_refuse(
   assert capsys.readouterr().out == ''
   first.kill()
   first.communicate()
-  with manifest.locked(tmp_path):
+  with lock.held(tmp_path):
     pass
 
 

@@ -87,7 +87,7 @@ def test_rows_tell_every_state(tmp_path):
     records.RunRecord(run_id='brokenbroken', status='failed', error='boom'),
     records.RunRecord(run_id='busybusy', status='failed', error='before'),
   ]
-  rows = table.rows(trials, found, {'busybusy'})
+  rows = table.rows(trials, found, {'busybusy': {'where': 'here'}})
   assert [(r.status, r.steps, r.loss) for r in rows] == [
     ('complete', 9, 4.25),
     ('failed', 3, None),
@@ -114,7 +114,7 @@ def test_a_torn_progress_file_is_not_an_error(tmp_path):
   trial.workdir.mkdir()
   for torn in ('', '{"step": 3', '[3]', '{"step": "x"}'):
     trial.progress.write_text(torn)
-    [row] = table.rows([trial], [], {trial.run_id})
+    [row] = table.rows([trial], [], {trial.run_id: {'where': 'here'}})
     assert (row.status, row.steps) == ('running', None)
 
 

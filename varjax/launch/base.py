@@ -16,6 +16,8 @@ from varjax import records
 # Exit codes of the typed errors: the same input fails the same way again
 # (bad input 2 and 3, a diverged run 4), so a retry would be wasted.
 FINAL_EXIT_CODES = (2, 3, 4)
+# `errors.Interrupted`: a signal arrived, the state was saved.
+PREEMPTED_EXIT_CODE = 143
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Trial:
     run_id: of the resolved RunSpec.
     workdir: folder of the run.
     command: what to start.
+    priority: trials with a higher one start first.
+    flops_per_image: training work, to compare speeds; None: not known.
   """
 
   index: int
@@ -41,6 +45,8 @@ class Trial:
   run_id: str
   workdir: pathlib.Path
   command: tuple[str, ...]
+  priority: int = 0
+  flops_per_image: float | None = None
 
   @property
   def records(self) -> pathlib.Path:
@@ -77,8 +83,9 @@ class Outcome:
 
   Attributes:
     trial: which one.
-    status: 'complete', 'failed', or 'stopped' (the launcher was told to
-      stop; the trial resumes when the sweep is run again).
+    status: 'complete', 'failed', 'stopped' (the launcher was told to stop;
+      the trial resumes when the sweep is run again), or 'written' (as a
+      command for another launcher to run).
     attempts: how often it was started.
     exit_code: of the last attempt; negative is a signal; None: not started.
     error: one line, for failed trials.
@@ -97,10 +104,19 @@ class Observer(Protocol):
   """Is told what happens, from the engine's own thread."""
 
   def started(self, trial: Trial, attempt: int) -> None:
-    """An attempt (from 1) has begun."""
+    """An attempt (from 1) has been handed to what runs it."""
+
+  def running(self, trial: Trial, where: str) -> None:
+    """The attempt's process runs, at the named place."""
 
   def retrying(self, trial: Trial, error: str, wait_s: float) -> None:
     """An attempt crashed and another will follow after `wait_s`."""
+
+  def straggling(self, trial: Trial, why: str) -> None:
+    """A running trial is far slower than others, or silent; '': no more."""
+
+  def note(self, text: str) -> None:
+    """Something about the engine itself that a person should know."""
 
   def stopping(self, signal_name: str) -> None:
     """The engine was told to stop and waits for its trials."""
@@ -117,7 +133,9 @@ class Engine(Protocol):
 
   An engine starts each trial at most `retries + 1` times, never retries
   `FINAL_EXIT_CODES`, reports 'complete' only for a trial with a complete
-  record, and leaves no trial running when it returns, raises or dies.
+  record, and leaves no trial running when it returns, raises or dies. A
+  start that a preemption ended is not counted if the trial saved and had
+  moved on (exit code 143 and more steps than before).
   """
 
   def run(

@@ -7,12 +7,14 @@ skips what is complete and starts the rest, which resume by themselves.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+import contextlib
 import pathlib
 import sys
+from typing import Any
 
-from varjax import records
-from varjax.launch import base, collect, manifest, table, view
+from varjax import errors, records
+from varjax.launch import base, collect, lock, manifest, table, view
 
 
 def conduct(
@@ -39,20 +41,18 @@ def conduct(
     LaunchError: another launcher is at work, or the manifest is broken.
     RecordError: the records of the sweep cannot be read.
   """
-  with manifest.locked(sweep_dir):
+  with lock.held(sweep_dir) as hold:
     found, problems = collect.collect(sweep_dir)
     _say_all(problems)
     new, left = manifest.update(sweep_dir, name, trials)
     done = _complete(found)
     rest = [trial for trial in selected if trial.run_id not in done]
     _announce(trials, selected, rest, new, left)
-    observer = _Observer(sweep_dir, name, len(selected), len(rest))
+    observer = _Observer(sweep_dir, name, len(selected), len(rest), hold)
     outcomes, signum = engine.run(rest, observer) if rest else ([], 0)
     observer.close()
-    found, problems = collect.collect(sweep_dir)
-    _say_all(problems)
-    manifest.set_running(sweep_dir, [])
-    rows = table.rows(trials, found, ())
+    found = _merge_at_last(sweep_dir)
+    rows = table.rows(trials, found, {})
     print(table.text(rows), flush=True)
     print(table.summary(rows), flush=True)
     for outcome in outcomes:
@@ -65,29 +65,70 @@ def conduct(
   if signum:
     print('stopped; run the same command again to go on', flush=True)
     return 128 + signum
-  return 1 if any(o.status != 'complete' for o in outcomes) else 0
+  return int(any(o.status not in ('complete', 'written') for o in outcomes))
+
+
+def _merge_at_last(sweep_dir: pathlib.Path) -> list[records.RunRecord]:
+  """Merges, or says what stands in the way; the runs keep their records."""
+  try:
+    found, problems = collect.collect(sweep_dir)
+    manifest.set_running(sweep_dir, [])
+  except OSError as error:
+    raise errors.LaunchError(
+      f'{sweep_dir}: the records could not be merged ({error}); those of the '
+      'trials are safe, and the same command merges them once this is mended'
+    ) from error
+  _say_all(problems)
+  return found
 
 
 class _Observer:
-  """Keeps records, the list of running trials and the view up to date."""
+  """Keeps records, the list of running trials and the view up to date.
+
+  A disk that is full must not end trials that run: what cannot be written
+  now is written by a later event, or at the end of the sweep.
+  """
 
   def __init__(
-    self, sweep_dir: pathlib.Path, name: str, total: int, remaining: int
+    self,
+    sweep_dir: pathlib.Path,
+    name: str,
+    total: int,
+    remaining: int,
+    hold: lock.Hold,
   ):
-    self._sweep_dir, self._name = sweep_dir, name
+    self._sweep_dir, self._name, self._hold = sweep_dir, name, hold
     self._view = view.View(total, total - remaining)
-    self._running: dict[str, str] = {}
+    self._running: dict[str, dict[str, Any]] = {}
 
   def started(self, trial: base.Trial, attempt: int) -> None:
-    self._running[trial.run_id] = trial.name
-    manifest.set_running(self._sweep_dir, list(self._running))
+    self._running[trial.run_id] = {
+      'run_id': trial.run_id,
+      'attempt': attempt,
+      'where': None,
+      'straggling': '',
+    }
+    self._note_running()
     again = f', attempt {attempt}' if attempt > 1 else ''
     self._view.started(trial)
     self._view.event(f'start {trial.name} ({trial.run_id}{again})')
 
+  def running(self, trial: base.Trial, where: str) -> None:
+    self._running[trial.run_id]['where'] = where
+    self._note_running()
+
   def retrying(self, trial: base.Trial, error: str, wait_s: float) -> None:
     self._no_longer(trial, 'retry')
     self._view.event(f'retry {trial.name} in {wait_s:.0f} s: {error}')
+
+  def straggling(self, trial: base.Trial, why: str) -> None:
+    self._running[trial.run_id]['straggling'] = why
+    self._note_running()
+    said = f'straggler: {trial.name} {why}' if why else f'{trial.name} moves on'
+    self._view.event(said)
+
+  def note(self, text: str) -> None:
+    self._view.event(text)
 
   def stopping(self, signal_name: str) -> None:
     self._view.event(
@@ -97,10 +138,13 @@ class _Observer:
 
   def ended(self, outcome: base.Outcome) -> None:
     trial = outcome.trial
-    if outcome.status == 'failed':
-      collect.record_failure(outcome, self._name)
+    with self._disk_may_be_full('its record'):
+      if outcome.status == 'failed':
+        collect.record_failure(outcome, self._name)
     self._no_longer(trial, outcome.status)
-    _, problems = collect.collect(self._sweep_dir)
+    problems: list[str] = []
+    with self._disk_may_be_full('the records of the sweep'):
+      _, problems = collect.collect(self._sweep_dir)
     took = table.duration(outcome.wall_s)
     why = f': {outcome.error}' if outcome.error else ''
     self._view.event(f'{outcome.status} {trial.name} after {took}{why}')
@@ -108,6 +152,7 @@ class _Observer:
       self._view.event(problem)
 
   def tick(self) -> None:
+    self._hold.check()
     self._view.tick()
 
   def close(self) -> None:
@@ -115,8 +160,22 @@ class _Observer:
 
   def _no_longer(self, trial: base.Trial, status: str) -> None:
     self._running.pop(trial.run_id, None)
-    manifest.set_running(self._sweep_dir, list(self._running))
+    self._note_running()
     self._view.ended(trial, status)
+
+  def _note_running(self) -> None:
+    with self._disk_may_be_full('the list of running trials'):
+      manifest.set_running(self._sweep_dir, list(self._running.values()))
+
+  @contextlib.contextmanager
+  def _disk_may_be_full(self, what: str) -> Iterator[None]:
+    try:
+      yield
+    except OSError as error:
+      self._view.event(
+        f'{what} could not be written ({error}); the trials go on, and it '
+        'will be tried again'
+      )
 
 
 def _complete(found: Sequence[records.RunRecord]) -> set[str]:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-import contextlib
+from collections.abc import Sequence
 import dataclasses
 import os
 import pathlib
 import signal
 import subprocess
 import sys
-import threading
-import time
 
-from varjax import errors
-from varjax.launch import allocator, base, logs
+from varjax.launch import allocator, base, drive, options, policy
 
 _CHILD = pathlib.Path(__file__).with_name('child.py')
 
@@ -44,211 +40,115 @@ def split_cores(available: Sequence[int], parallel: int) -> list[list[int]]:
   return [list(available[i * share :][:share]) for i in range(parallel)]
 
 
-@dataclasses.dataclass
-class _Job:
-  """A trial that has not ended."""
-
-  trial: base.Trial
-  attempt: int = 0
-  ready_at: float = 0.0
-  wall_s: float = 0.0
-
-
-@dataclasses.dataclass
-class _Running:
-  """An attempt under way; `log_start` is where its output begins."""
-
-  job: _Job
-  process: subprocess.Popen[bytes]
-  log_start: int
-  started_at: float
-
-
-@dataclasses.dataclass
-class _Stop:
-  """Signals received: the last number, how many, how many were handled."""
-
-  signum: int = 0
-  count: int = 0
-  handled: int = 0
-
-
 @dataclasses.dataclass(frozen=True)
 class LocalEngine:
   """Runs trials as subprocesses; see `base.Engine` for the promises.
 
-  On the first SIGINT, SIGTERM or SIGHUP the trials get SIGTERM, so that
-  they save and exit; on the second they are killed. On Linux they die with
-  the launcher, however it dies.
+  On Linux the trials die with the launcher, however it dies.
 
   Attributes:
-    parallel: trials at a time; 0 is one for every two cores.
-    retries: further attempts after a crash.
-    backoff_s: wait before the first retry; doubles with every further one.
+    policy: retries and stragglers; parallel=0 is one for every two cores.
     pin_cores: give each of several parallel trials its own cores, so that
       their thread pools are sized for what they get (Linux).
     sweep: name handed to the trials as VARJAX_SWEEP.
+    environment: further variables for the trials.
     poll_s: how often to look.
   """
 
-  parallel: int = 0
-  retries: int = 2
-  backoff_s: float = 5.0
+  policy: policy.Policy = policy.Policy()
   pin_cores: bool = True
   sweep: str = ''
+  environment: dict[str, str] = dataclasses.field(default_factory=dict)
   poll_s: float = 0.05
+
+  @classmethod
+  def from_options(cls, given: options.Options) -> LocalEngine:
+    """As the command line asks for."""
+    return cls(
+      given.policy, given.pin_cores, given.sweep, dict(given.environment)
+    )
 
   def run(
     self, trials: Sequence[base.Trial], observer: base.Observer
   ) -> tuple[list[base.Outcome], int]:
     """See `base.Engine.run`."""
-    slots = split_cores(cores(), self.parallel or default_parallel())
-    waiting = [_Job(trial) for trial in trials]
-    running: dict[int, _Running] = {}
-    outcomes: dict[int, base.Outcome] = {}
-    with _signals() as stop:
-      try:
-        while running or (waiting and not stop.count):
-          _pass_on(stop, running, observer)
-          for slot in range(len(slots)):
-            job = None if slot in running else _next_ready(waiting)
-            if job and not stop.count:
-              waiting.remove(job)
-              running[slot] = self._start(job, slots[slot], len(slots))
-              observer.started(job.trial, job.attempt)
-          for slot, attempt in list(running.items()):
-            if attempt.process.poll() is None:
-              continue
-            del running[slot]
-            outcome = self._judge(attempt, bool(stop.count), observer)
-            if outcome is None:
-              waiting.append(attempt.job)
-            else:
-              outcomes[outcome.trial.index] = outcome
-              observer.ended(outcome)
-          observer.tick()
-          time.sleep(self.poll_s)
-      finally:
-        _kill(running)
-    for job in waiting:
-      outcomes[job.trial.index] = base.Outcome(
-        job.trial, 'stopped', job.attempt, wall_s=job.wall_s
-      )
-    return [outcomes[trial.index] for trial in trials], stop.signum
+    host = _ThisMachine(self)
+    return drive.drive(trials, observer, host, self.policy, self.poll_s)
 
-  def _start(self, job: _Job, share: list[int], parallel: int) -> _Running:
-    job.attempt += 1
-    job.trial.workdir.mkdir(parents=True, exist_ok=True)
+
+class _ThisMachine:
+  """The host of the local engine."""
+
+  settle_s = 0.0
+
+  def __init__(self, engine: LocalEngine):
+    self._engine = engine
+    self._shares = split_cores(
+      cores(), engine.policy.parallel or default_parallel()
+    )
+
+  def slots(self) -> int:
+    return len(self._shares)
+
+  def start(
+    self, starts: Sequence[drive.Start]
+  ) -> list[_Process | drive.NotStarted]:
+    return [self._start(start) for start in starts]
+
+  def close(self) -> None:
+    pass
+
+  def _start(self, start: drive.Start) -> _Process | drive.NotStarted:
+    share = self._shares[start.slot]
     environment = allocator.with_huge_pages(os.environ)
     environment['PYTHONUNBUFFERED'] = '1'
-    if self.sweep:
-      environment['VARJAX_SWEEP'] = self.sweep
+    if self._engine.sweep:
+      environment['VARJAX_SWEEP'] = self._engine.sweep
     pinned = ''
-    if self.pin_cores and parallel > 1:
+    if self._engine.pin_cores and len(self._shares) > 1:
       pinned = ','.join(map(str, share))
       # XLA sizes its pools by the cores it may use; BLAS does not.
       environment.setdefault('OMP_NUM_THREADS', str(len(share)))
+    environment.update(self._engine.environment)
     command = [
       sys.executable, '-I', '-S', str(_CHILD), str(os.getpid()), pinned,
-      *job.trial.command,
+      *start.trial.command,
     ]  # fmt: skip
-    with open(job.trial.log, 'ab') as log:
-      log.write(logs.header(job.attempt, job.trial.command))
-      log.flush()
-      log_start = log.tell()
-      # A session of its own: Ctrl-C reaches the launcher alone, which then
-      # stops its trials in order.
-      process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        env=environment,
-        start_new_session=True,
-      )
-    return _Running(job, process, log_start, time.monotonic())
-
-  def _judge(
-    self, attempt: _Running, stopping: bool, observer: base.Observer
-  ) -> base.Outcome | None:
-    """The outcome of an attempt that ended, or None: it will be retried."""
-    job, code = attempt.job, attempt.process.returncode
-    job.wall_s += time.monotonic() - attempt.started_at
-    status, error = _verdict(attempt)
-    if status == 'failed' and stopping and code not in base.FINAL_EXIT_CODES:
-      status, error = 'stopped', None
-    retry = job.attempt <= self.retries and code not in base.FINAL_EXIT_CODES
-    if status == 'failed' and retry:
-      wait_s = self.backoff_s * 2 ** (job.attempt - 1)
-      job.ready_at = time.monotonic() + wait_s
-      observer.retrying(job.trial, error or '', wait_s)
-      return None
-    return base.Outcome(job.trial, status, job.attempt, code, error, job.wall_s)
+    try:
+      with open(start.trial.log, 'ab') as log:
+        # A session of its own: Ctrl-C reaches the launcher alone, which
+        # then stops its trials in order.
+        process = subprocess.Popen(
+          command,
+          stdin=subprocess.DEVNULL,
+          stdout=log,
+          stderr=subprocess.STDOUT,
+          env=environment,
+          start_new_session=True,
+        )
+    except OSError as error:
+      return drive.NotStarted(f'could not be started: {error}')
+    return _Process(process)
 
 
-def _verdict(attempt: _Running) -> tuple[str, str | None]:
-  """('complete', None) or ('failed', why), from the record alone."""
-  trial, code = attempt.job.trial, attempt.process.returncode
-  try:
-    if trial.is_complete():
-      return 'complete', None
-  except errors.RecordError as error:
-    return 'failed', str(error)
-  return 'failed', logs.reason(trial, code, attempt.log_start)
+@dataclasses.dataclass(frozen=True)
+class _Process:
+  """An attempt of the local engine."""
 
+  process: subprocess.Popen[bytes]
 
-def _next_ready(waiting: list[_Job]) -> _Job | None:
-  now = time.monotonic()
-  return next((job for job in waiting if job.ready_at <= now), None)
+  def where(self) -> str | None:
+    return f'process {self.process.pid}'
 
+  def poll(self) -> drive.Ending | None:
+    code = self.process.poll()
+    return None if code is None else drive.Ending(code)
 
-def _pass_on(
-  stop: _Stop, running: dict[int, _Running], observer: base.Observer
-) -> None:
-  """Tells the trials once for every signal the launcher got."""
-  if stop.handled == stop.count:
-    return
-  first = stop.handled == 0
-  stop.handled = stop.count
-  observer.stopping(signal.Signals(stop.signum).name)
-  for attempt in running.values():
-    if attempt.process.poll() is None:
-      if first and stop.count == 1:
-        attempt.process.terminate()
-      else:
-        os.killpg(attempt.process.pid, signal.SIGKILL)
+  def stop(self) -> None:
+    if self.process.poll() is None:
+      self.process.terminate()
 
-
-def _kill(running: dict[int, _Running]) -> None:
-  """Ends what an exception in the launcher has left behind."""
-  for attempt in running.values():
-    if attempt.process.poll() is None:
-      os.killpg(attempt.process.pid, signal.SIGKILL)
-      attempt.process.wait()
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[_Stop]:
-  """Counts stop signals while inside, where Python allows it."""
-  stop = _Stop()
-  if threading.current_thread() is not threading.main_thread():
-    yield stop
-    return
-
-  def note(signum: int, frame: object) -> None:
-    del frame
-    stop.signum = signum
-    stop.count += 1
-
-  numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-  before = {
-    number: signal.signal(number, note)
-    for number in numbers
-    # Under nohup a hang-up is ignored, and must stay so.
-    if signal.getsignal(number) is not signal.SIG_IGN
-  }
-  try:
-    yield stop
-  finally:
-    for number, handler in before.items():
-      signal.signal(number, handler)
+  def kill(self) -> None:
+    if self.process.poll() is None:
+      os.killpg(self.process.pid, signal.SIGKILL)
+      self.process.wait()

@@ -22,6 +22,15 @@ def header(attempt: int, command: Sequence[str]) -> bytes:
   return f'--- attempt {attempt}, {now}: {shlex.join(command)}\n'.encode()
 
 
+def begin(trial: base.Trial, attempt: int) -> int:
+  """Starts a new part of the trial's log; returns where its output begins."""
+  trial.workdir.mkdir(parents=True, exist_ok=True)
+  with open(trial.log, 'ab') as log:
+    log.write(header(attempt, trial.command))
+    log.flush()
+    return log.tell()
+
+
 def last_line(log: pathlib.Path, start: int = 0) -> str:
   """The last line with text behind byte `start`, without bar and colours."""
   if not log.is_file():
@@ -41,11 +50,18 @@ def reason(trial: base.Trial, exit_code: int, log_start: int) -> str:
   """Why an attempt without a complete record ended, in one line."""
   last = last_line(trial.log, log_start)
   if exit_code < 0:
-    name = signal.Signals(-exit_code).name
-    return f'killed by {name}; last output: {last or "none"}'
+    return f'killed by {_signal(-exit_code)}; last output: {last or "none"}'
   if exit_code == 0:
     return (
       f'exited with 0 but left no complete record of run {trial.run_id} in '
       f'{trial.records}; last output: {last or "none"}'
     )
   return last or f'exited with {exit_code} and no output'
+
+
+def _signal(number: int) -> str:
+  """'SIGKILL'; real-time signals have no name."""
+  try:
+    return signal.Signals(number).name
+  except ValueError:
+    return f'signal {number}'

@@ -6,56 +6,17 @@ that former versions of the sweep asked for: their records stay.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-import contextlib
-import fcntl
+from collections.abc import Mapping, Sequence
 import json
 import os
 import pathlib
-import time
 from typing import Any
 
 from varjax import errors
-from varjax.launch import base
+from varjax.launch import base, lock
 
 MANIFEST = 'sweep.json'
-LOCK = 'sweep.lock'
 _RUNNING = 'running.json'
-_LOCK_TRIES = 5
-
-
-@contextlib.contextmanager
-def locked(sweep_dir: pathlib.Path) -> Iterator[None]:
-  """Holds the directory for this launcher; freed however it dies.
-
-  Raises:
-    LaunchError: another launcher holds it.
-  """
-  sweep_dir.mkdir(parents=True, exist_ok=True)
-  with open(sweep_dir / LOCK, 'a+') as file:
-    if not _acquire(file.fileno()):
-      file.seek(0)
-      raise errors.LaunchError(
-        f'{sweep_dir}: another launcher (process {file.read().strip()}) runs '
-        'this sweep; wait for it, stop it, or use another --workdir'
-      )
-    file.truncate(0)
-    file.write(f'{os.getpid()}\n')
-    file.flush()
-    yield
-
-
-def is_locked(sweep_dir: pathlib.Path) -> bool:
-  """Whether a launcher is at work there."""
-  path = sweep_dir / LOCK
-  if not path.is_file():
-    return False
-  with open(path) as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-      return True
-  return False
 
 
 def update(
@@ -115,16 +76,27 @@ def read(
     ) from error
 
 
-def set_running(sweep_dir: pathlib.Path, run_ids: Sequence[str]) -> None:
-  """Notes which trials run now, for `varjax status`."""
-  write_json(sweep_dir / _RUNNING, list(run_ids))
+def set_running(sweep_dir: pathlib.Path, running: Sequence[Mapping]) -> None:
+  """Notes which trials run now, for `varjax status`.
+
+  Args:
+    sweep_dir: of the sweep.
+    running: one of {'run_id', 'attempt', 'where', 'straggling'} per trial;
+      'where' is null while it waits for a place.
+  """
+  write_json(sweep_dir / _RUNNING, [dict(entry) for entry in running])
 
 
-def running(sweep_dir: pathlib.Path) -> set[str]:
-  """Trials that run now; none when no launcher is alive."""
+def running(sweep_dir: pathlib.Path) -> dict[str, dict[str, Any]]:
+  """Trials that run now, by run id; none when no launcher is alive."""
   found = read_json(sweep_dir / _RUNNING)
-  alive = isinstance(found, list) and is_locked(sweep_dir)
-  return set(found) if alive else set()
+  if not isinstance(found, list) or not lock.is_held(sweep_dir):
+    return {}
+  return {
+    entry['run_id']: entry
+    for entry in found
+    if isinstance(entry, dict) and isinstance(entry.get('run_id'), str)
+  }
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:
@@ -145,17 +117,6 @@ def read_json(path: pathlib.Path) -> Any:
     return None
 
 
-def _acquire(descriptor: int) -> bool:
-  for _ in range(_LOCK_TRIES):  # `is_locked` holds it for an instant
-    try:
-      fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      time.sleep(0.1)
-    else:
-      return True
-  return False
-
-
 def _to_json(trial: base.Trial, sweep_dir: pathlib.Path) -> dict[str, Any]:
   return {
     'index': trial.index,
@@ -167,6 +128,8 @@ def _to_json(trial: base.Trial, sweep_dir: pathlib.Path) -> dict[str, Any]:
     # Relative, so that the whole directory can move.
     'workdir': os.path.relpath(trial.workdir, sweep_dir),
     'command': list(trial.command),
+    'priority': trial.priority,
+    'flops_per_image': trial.flops_per_image,
   }
 
 

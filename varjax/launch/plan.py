@@ -12,7 +12,7 @@ import pathlib
 import sys
 from typing import Any
 
-from varjax import config, errors, sweep
+from varjax import config, errors, flops, sweep
 from varjax import spec as specs
 from varjax.launch import base
 
@@ -80,7 +80,9 @@ def _plan_one(
   trainer: Sequence[str],
 ) -> Planned:
   experiment = _locate(values['config'], sweep_file)
-  overrides = {k: v for k, v in values.items() if k != 'config'}
+  overrides = {
+    k: v for k, v in values.items() if k not in ('config', 'priority')
+  }
   spec = config.to_spec(
     config.override(config.load(experiment), overrides), experiment
   )
@@ -103,8 +105,29 @@ def _plan_one(
     run_id=run_id,
     workdir=workdir,
     command=command,
+    priority=_priority(values),
+    flops_per_image=_flops_per_image(spec),
   )
   return Planned(trial, spec)
+
+
+def _priority(values: Mapping[str, Any]) -> int:
+  value = values.get('priority', 0)
+  try:
+    return int(str(value))
+  except ValueError:
+    raise errors.ConfigError(
+      f'priority={value!r}: must be a whole number; trials with a higher one '
+      'start first'
+    ) from None
+
+
+def _flops_per_image(run: specs.RunSpec) -> float | None:
+  if run.task == 'generate':
+    work = flops.train_flops_per_image(run.model, run.tokenizer).total
+  else:
+    work = flops.tokenizer_flops_per_image(run.tokenizer, 'train')
+  return float(work)
 
 
 def _locate(experiment: str, sweep_file: str) -> str:

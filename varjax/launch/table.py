@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -17,13 +17,14 @@ class Row:
   """One trial.
 
   Attributes:
-    status: 'complete', 'failed', 'running', 'stopped' (has begun, is not
-      running) or 'pending'.
+    status: 'complete', 'failed', 'running', 'queued' (waits for a place),
+      'stopped' (has begun, is not running) or 'pending'.
     steps, total_steps: updates done, and of the whole run.
     loss: validation loss in nats per token, null before the end; for a
       running trial its training loss.
     err: validation token error, as a share.
     images_per_s, eta_s: of a running trial.
+    attempt, where: of a running trial; note: why it is a straggler.
     error: last error of a failed trial.
   """
 
@@ -40,23 +41,26 @@ class Row:
   psnr_db: float | None = None
   images_per_s: float | None = None
   eta_s: float | None = None
+  attempt: int | None = None
+  where: str | None = None
+  note: str | None = None
   error: str | None = None
 
 
 def rows(
   trials: Sequence[base.Trial],
   found: Sequence[records.RunRecord],
-  running: Collection[str],
+  running: Mapping[str, Mapping[str, Any]],
 ) -> list[Row]:
   """One row per trial, in the order of the sweep.
 
   Args:
     trials: of the sweep.
     found: records of the sweep directory.
-    running: run ids that run now.
+    running: what `manifest.running` knows of the trials that run now.
   """
   by_id = {record.run_id: record for record in found}
-  return [_row(t, by_id.get(t.run_id), t.run_id in running) for t in trials]
+  return [_row(t, by_id.get(t.run_id), running.get(t.run_id)) for t in trials]
 
 
 def text(table: Sequence[Row]) -> str:
@@ -81,7 +85,7 @@ def summary(table: Sequence[Row]) -> str:
   counts: dict[str, int] = {}
   for row in table:
     counts[row.status] = counts.get(row.status, 0) + 1
-  order = ('complete', 'failed', 'running', 'stopped', 'pending')
+  order = ('complete', 'failed', 'running', 'queued', 'stopped', 'pending')
   parts = [f'{counts[s]} {s}' for s in order if s in counts]
   noun = 'trial' if len(table) == 1 else 'trials'
   return f'{len(table)} {noun}: {", ".join(parts) or "none"}'
@@ -97,7 +101,9 @@ def duration(seconds: float) -> str:
 
 
 def _row(
-  trial: base.Trial, record: records.RunRecord | None, is_running: bool
+  trial: base.Trial,
+  record: records.RunRecord | None,
+  running: Mapping[str, Any] | None,
 ) -> Row:
   row = Row(trial.index, trial.name, trial.role, trial.run_id, 'pending')
   complete = record is not None and record.status == 'complete'
@@ -109,7 +115,15 @@ def _row(
       steps=_number(progress, 'step'),
       total_steps=_number(progress, 'total_steps'),
     )
-  if is_running and not complete:
+  if running is not None and not complete:
+    row = dataclasses.replace(
+      row,
+      attempt=_number(running, 'attempt'),
+      where=running.get('where'),
+      note=running.get('straggling') or None,
+    )
+    if running.get('where') is None:
+      return dataclasses.replace(row, status='queued')
     if isinstance(progress, Mapping):
       row = dataclasses.replace(
         row,
@@ -154,6 +168,9 @@ def _cells(row: Row) -> dict[str, str]:
     'psnr': _format(row.psnr_db, '.2f'),
     'images/s': _format(row.images_per_s, '.1f'),
     'eta': '' if row.eta_s is None else duration(row.eta_s),
+    'try': '' if (row.attempt or 1) < 2 else str(row.attempt),
+    'where': row.where or '',
+    'note': (row.note or '')[:_ERROR_CHARS],
     'last error': (row.error or '')[:_ERROR_CHARS],
   }
 

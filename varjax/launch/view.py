@@ -12,6 +12,8 @@ from varjax.launch import base, table
 
 _TERMINAL_EVERY_S = 0.5
 _LINES_EVERY_S = 30.0
+# The view is told of trials that run, and does not say where.
+_HERE = {'where': ''}
 
 
 class View:
@@ -80,7 +82,7 @@ class View:
 def _progress_lines(running: Sequence[base.Trial]) -> list[str]:
   width = max((len(trial.name) for trial in running), default=0)
   lines = []
-  for row in table.rows(running, [], {t.run_id for t in running}):
+  for row in table.rows(running, [], {t.run_id: _HERE for t in running}):
     parts = [f'  {row.name:{width}}']
     if row.steps is None:
       parts.append('starting')

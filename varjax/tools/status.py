@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 import time
 
-from varjax.launch import collect, manifest, table
+from varjax.launch import collect, lock, manifest, table
 from varjax.tools import arguments
 
 
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
   sweep_dir = pathlib.Path(args.workdir)
   while True:
     rows = _print(sweep_dir)
-    if args.watch is None or not manifest.is_locked(sweep_dir):
+    if args.watch is None or not lock.is_held(sweep_dir):
       return int(any(row.status == 'failed' for row in rows))
     time.sleep(args.watch)
     print()
@@ -48,7 +48,7 @@ def _print(sweep_dir: pathlib.Path) -> list[table.Row]:
   name, trials, earlier = manifest.read(sweep_dir)
   found = collect.peek(sweep_dir)
   rows = table.rows(trials, found, manifest.running(sweep_dir))
-  state = 'running' if manifest.is_locked(sweep_dir) else 'not running'
+  state = 'running' if lock.is_held(sweep_dir) else 'not running'
   print(f'sweep {name} ({state}), {table.summary(rows)}')
   print(table.text(rows), flush=True)
   ids = {r.run_id for r in found if r.status == 'complete'}

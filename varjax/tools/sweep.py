@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import pathlib
 
 from varjax import launch, sweep
-from varjax.launch import conduct, local, plan
-from varjax.tools import arguments
+from varjax.launch import conduct, plan
+from varjax.tools import arguments, engine_arguments
 
 
 def main(
@@ -51,19 +51,13 @@ def main(
     return 0
   items = planned(resolve_run_id or _resolve_run_id)
   name = pathlib.Path(args.sweep).stem
-  engine = launch.ENGINES[args.engine](
-    parallel=args.parallel,
-    retries=args.retries,
-    backoff_s=args.backoff_s,
-    pin_cores=args.pin_cores,
-    sweep=name,
-  )
+  given = engine_arguments.options_of(args, name, sweep_dir)
   return conduct.conduct(
     [item.trial for item in items],
     [item.trial for item in selected(items)],
     sweep_dir,
     name,
-    engine,
+    launch.ENGINES[args.engine].from_options(given),
   )
 
 
@@ -80,30 +74,6 @@ def _parser() -> argparse.ArgumentParser:
     '--workdir', required=True, help='folder of the runs and their records'
   )
   parser.add_argument(
-    '--parallel',
-    type=_count,
-    default=0,
-    metavar='N',
-    help='trials at a time; 0 is one for every two cores, here '
-    f'{local.default_parallel()}; on CPUs the cores per trial decide the '
-    'last bits of a loss',
-  )
-  parser.add_argument(
-    '--retries',
-    type=_count,
-    default=2,
-    metavar='N',
-    help='further attempts after a crash; bad input and diverged runs are '
-    'never retried',
-  )
-  parser.add_argument(
-    '--backoff_s',
-    type=float,
-    default=5.0,
-    metavar='S',
-    help='wait before the first retry, doubled for each further one',
-  )
-  parser.add_argument(
     '--only',
     action='append',
     default=[],
@@ -111,30 +81,13 @@ def _parser() -> argparse.ArgumentParser:
     help="run only matching trials, as in --only 'name=*d4*'; repeatable",
   )
   parser.add_argument(
-    '--pin_cores',
-    action=argparse.BooleanOptionalAction,
-    default=True,
-    help='give each of several parallel trials its own cores (Linux)',
-  )
-  parser.add_argument(
-    '--engine',
-    choices=sorted(launch.ENGINES),
-    default='local',
-    help='what runs the trials',
-  )
-  parser.add_argument(
     '--dry_run',
     action='store_true',
-    help='print trials, run ids, parameters and FLOPs; start nothing',
+    help='print trials, run ids, parameters and FLOPs, and what the engine '
+    'would submit; start nothing',
   )
+  engine_arguments.add(parser)
   return parser
-
-
-def _count(text: str) -> int:
-  value = int(text)
-  if value < 0:
-    raise argparse.ArgumentTypeError(f'{text} must be 0 or more')
-  return value
 
 
 def _resolve_run_id(run) -> str:
