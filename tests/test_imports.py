@@ -25,7 +25,10 @@ LAYERS = (
     'progress', 'checksum', 'compilation', 'profiler', 'replica_groups',
     'collectives',
   ),
-  ('sharding', 'optim', 'metrics', 'checkpoint', 'data', 'tokenizers'),
+  (
+    'sharding', 'optim', 'groups', 'averaging', 'metrics', 'checkpoint',
+    'data', 'tokenizers',
+  ),
   # Evaluators are pure functions of arrays: tasks call them in `eval_fn`.
   ('orders', 'models', 'evals'),
   ('sampling',),

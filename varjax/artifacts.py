@@ -22,8 +22,11 @@ _SHEET_IMAGES = 8
 def _finish_tokenizer(
   run: specs.RunSpec, workdir: Workdir, state: TrainState
 ) -> dict[str, Any]:
-  """Exports the weights and draws validation images beside their codes."""
-  params = _whole(state.params)
+  """Exports the weights and draws validation images beside their codes.
+
+  The weights are the averages where the run keeps them.
+  """
+  params = _whole(state.weights)
   identifier = artifact.save(workdir.path, run.tokenizer, run.data, params)
   source = sources.open_source(run.data, 'validation')
   batch = next(

@@ -267,6 +267,28 @@ def content(workdir: str | os.PathLike[str], item: str) -> dict[str, int]:
   return {k: v for k, v in found.items() if k.partition('/')[0] == item}
 
 
+def weights_entry(workdir: str | os.PathLike[str]) -> str:
+  """The entry of the newest checkpoint that is to be used.
+
+  'ema' where the run keeps an average of its weights, else 'params'. Reads
+  the header alone.
+
+  Raises:
+    CheckpointError: there is no checkpoint, or it cannot be read.
+  """
+  return 'ema' if content(workdir, 'ema') else 'params'
+
+
+def load_weights(workdir: str | os.PathLike[str]) -> PyTree:
+  """The weights to sample from, evaluate or export, as NumPy arrays.
+
+  Raises:
+    CheckpointError: there is no checkpoint, or it cannot be read.
+  """
+  entry = weights_entry(workdir)
+  return load_params(workdir, (entry,))[entry]
+
+
 def load_params(
   workdir: str | os.PathLike[str], items: tuple[str, ...] = ('params', 'state')
 ) -> dict[str, PyTree]:

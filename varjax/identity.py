@@ -29,6 +29,8 @@ _CODE_OF_A_RUN = (
   'schedule.py',
   'progressive.py',
   'optim.py',
+  'groups.py',
+  'averaging.py',
   'step.py',
   'train.py',
   'evaluate.py',

@@ -31,6 +31,7 @@ class MemoryEstimate:
 
   Attributes:
     params: master weights in float32.
+    average: moving average of the weights, where the run keeps one.
     moments: first and second moment of AdamW.
     gradients: in float32, with the accumulator where there is one.
     compute_copy: weights cast to the compute type.
@@ -40,6 +41,7 @@ class MemoryEstimate:
   """
 
   params: int
+  average: int
   moments: int
   gradients: int
   compute_copy: int
@@ -105,6 +107,7 @@ def memory_estimate(run: RunSpec, devices: int | None = None) -> MemoryEstimate:
   first_moment = _BYTES[run.optim.moments_dtype]
   return MemoryEstimate(
     params=_FLOAT32 * weights,
+    average=_FLOAT32 * weights * (run.ema > 0),
     moments=(first_moment + _FLOAT32) * weights,
     gradients=accumulators * _FLOAT32 * weights,
     compute_copy=copy,

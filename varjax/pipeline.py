@@ -97,7 +97,7 @@ class VarPipeline:
         f'{path} was trained with'
       )
     order = make_order(run.order, trained.spec)
-    params = checkpoint.load_params(workdir.path, ('params',))['params']
+    params = checkpoint.load_weights(workdir.path)
     step = checkpoint.latest_step(workdir.path)
     return cls(
       trained.tokenizer,

@@ -263,6 +263,8 @@ class RunSpec:
     seed: the one seed; every random stream is folded from it.
     total: length of the run.
     batch_size: images per update, over all devices.
+    ema: decay of the moving average of the weights that is evaluated and
+      sampled from, such as 0.9999; 0 keeps none.
     eval_batch_size: images per evaluation step; 0 uses batch_size.
     input: 'codes' reads the cache, 'images' encodes on the fly
       (reconstruct always reads images).
@@ -285,6 +287,7 @@ class RunSpec:
   seed: int = 0
   total: Duration = Duration(epochs=200.0)
   batch_size: int = 768
+  ema: float = 0.0
   eval_batch_size: int = _not_identity(0)
   input: str = 'codes'
   tokenizer_dir: str = _not_identity('')

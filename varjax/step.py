@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 import optax
 
-from varjax import optim, progressive, rng, sharding
+from varjax import averaging, groups, optim, rng, sharding
 from varjax import spec as specs
 from varjax.schedule import Steps
 from varjax.tasks import make_task
@@ -34,6 +34,12 @@ class TrainState:
   params: PyTree  # float32 master weights
   opt_state: PyTree
   task_state: PyTree  # what the task keeps outside of gradients
+  ema: PyTree = None  # moving average of the main group's weights, if kept
+
+  @property
+  def weights(self) -> PyTree:
+    """What is evaluated and sampled from: the average where there is one."""
+    return self.params if self.ema is None else self.ema
 
 
 def update(
@@ -45,6 +51,7 @@ def update(
   optimizer: optax.GradientTransformation,
   seed: int,
   accumulate: int,
+  ema: float = 0.0,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """One update: gradients, optimiser, the task's own bookkeeping."""
   key = rng.for_step(seed, state.step)
@@ -58,7 +65,9 @@ def update(
     params, output.state, rng.stream(key, 'after_update'), state.step
   )
   values = dict(output.metrics, loss=loss, grad_norm=optim.global_norm(grads))
-  return TrainState(state.step + 1, params, opt_state, task_state), values
+  averaged = averaging.average(state.ema, params, state.step, ema)
+  after = TrainState(state.step + 1, params, opt_state, task_state, averaged)
+  return after, values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,24 +89,28 @@ class Program:
     """What is optimised."""
     return make_task(self.run)
 
-  @property
-  def optim_spec(self) -> specs.OptimSpec:
-    """The optimiser's spec, with what progression forces on it."""
-    return progressive.optim_spec(self.run)
+  @functools.cached_property
+  def groups(self) -> dict[str, groups.Group]:
+    """The parameter groups of all stages."""
+    return self.task.groups(self.steps)
+
+  def rates(self, step: int) -> dict[str, float]:
+    """Learning rates and decays of the update at `step`."""
+    return groups.rates(self.groups, step, **self._lengths)
+
+  def optimizer(
+    self, stage: Task | None = None
+  ) -> optax.GradientTransformation:
+    """Clipping, AdamW and its schedules, for the groups of a stage."""
+    active = None if stage is None else stage.groups(self.steps).keys()
+    return groups.make_optimizer(self.groups, active=active, **self._lengths)
 
   @property
-  def lengths(self) -> dict[str, int]:
-    """What the schedules of the optimiser depend on."""
+  def _lengths(self) -> dict[str, int]:
     return {
       'total_steps': self.steps.total,
       'batch_size': self.run.batch_size,
-      'warmup_steps': self.steps.warmup,
     }
-
-  @functools.cached_property
-  def optimizer(self) -> optax.GradientTransformation:
-    """Clipping, AdamW and its schedules."""
-    return optim.make_optimizer(self.optim_spec, **self.lengths)
 
   @property
   def key(self) -> jax.Array:
@@ -107,8 +120,13 @@ class Program:
   def init(self, key: jax.Array) -> TrainState:
     """The state before the first update, with logical axis names."""
     params, task_state = self.task.init(key)
-    opt_state = self.optimizer.init(params)
-    return TrainState(jnp.zeros((), jnp.int32), params, opt_state, task_state)
+    opt_state = self.optimizer().init(params)
+    averaged = None
+    if self.run.ema:
+      averaged = groups.split(params, self.groups)[groups.MAIN]
+    return TrainState(
+      jnp.zeros((), jnp.int32), params, opt_state, task_state, averaged
+    )
 
   def init_sharded(self) -> TrainState:
     """The state before the first update, on the devices of the mesh."""
@@ -128,9 +146,10 @@ class Program:
       functools.partial(
         update,
         task=stage,
-        optimizer=self.optimizer,
+        optimizer=self.optimizer(stage),
         seed=self.run.seed,
         accumulate=self.run.optim.accumulate,
+        ema=self.run.ema,
       ),
       donate_argnums=0,
       out_shardings=(

@@ -13,6 +13,7 @@ import os
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from varjax import (
   checkpoint,
@@ -20,7 +21,6 @@ from varjax import (
   evaluate,
   inputs,
   metrics,
-  optim,
   recording,
   schedule,
   sharding,
@@ -99,7 +99,9 @@ def train(
         state = program.init_sharded()
         if run.init_from:
           params = warmstart.start_from(run.init_from, state.params)
-          state = state.replace(params=params)
+          # Of its own: the step donates both.
+          average = jax.tree.map(jnp.copy, params) if run.ema else None
+          state = state.replace(params=params, ema=average)
       else:
         first, state = restored.step, restored.state
         opened.train.set_state(restored.data_state)
@@ -144,7 +146,7 @@ def train(
     def evaluate_at(step: int) -> recording.Measured:
       window.flush()
       with clock.phase('evaluate'):
-        evaluation = evaluator(state.params, state.task_state, frozen)
+        evaluation = evaluator(state.weights, state.task_state, frozen)
       measured = recording.Measured(step, evaluation, window.last, clock)
       writer.write(step, evaluation.mean, 'eval')
       recording.append_curve(workdir, facts, measured)
@@ -169,10 +171,7 @@ def train(
       if schedule.due(after, steps.log, total):
         window.flush()
         _refuse_nan(window, resolved.run_id, store)
-        rates = optim.hyperparameters(
-          program.optim_spec, step, **program.lengths
-        )
-        writer.write(after, window.means() | rates)
+        writer.write(after, window.means() | program.rates(step))
       if after == total:
         break
       if schedule.due(after, steps.evaluate, total):

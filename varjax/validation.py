@@ -54,6 +54,10 @@ def validate(run: specs.RunSpec) -> None:
       f'init_from={run.init_from!r}: only task=generate starts from other '
       'weights; leave it empty'
     )
+  if not 0 <= run.ema < 1:
+    raise errors.ConfigError(
+      f'ema={run.ema}: must be in [0, 1); 0 keeps no average of the weights'
+    )
   _check_progressive(run)
   if run.total.frac:
     raise errors.ConfigError(

@@ -26,11 +26,14 @@ def content_id(workdir: str | os.PathLike[str]) -> str:
   Raises:
     CheckpointError: there is no checkpoint, or it cannot be read.
   """
-  return identity.digest(checkpoint.content(workdir, 'params'))[:16]
+  entry = checkpoint.weights_entry(workdir)
+  return identity.digest(checkpoint.content(workdir, entry))[:16]
 
 
 def start_from(workdir: str | os.PathLike[str], params: PyTree) -> PyTree:
   """The newest weights of a workdir, in place of initial ones.
+
+  Averaged ones where that run kept an average.
 
   Args:
     workdir: of a stage-2 run, or of an import.
@@ -43,7 +46,7 @@ def start_from(workdir: str | os.PathLike[str], params: PyTree) -> PyTree:
   Raises:
     CheckpointError: a weight is missing, superfluous or of another shape.
   """
-  saved = checkpoint.load_params(workdir, ('params',))['params']
+  saved = checkpoint.load_weights(workdir)
   found = traverse_util.flatten_dict(saved, sep='/')
   mine = traverse_util.flatten_dict(params, sep='/')
   for name in sorted(found.keys() ^ mine.keys()):

@@ -160,11 +160,9 @@ def official_states(
         f'{tokenizer_dir or home}: is not the tokenizer that {path} was '
         'trained with'
       )
-    params: PyTree = checkpoint.load_params(workdir.path, ('params',))
+    params: PyTree = checkpoint.load_weights(workdir.path)
     layout = make_order(run.order, trained.spec).layout
-    states['var'] = official_var.to_official(
-      run.model, layout, params['params']
-    )
+    states['var'] = official_var.to_official(run.model, layout, params)
   return states
 
 

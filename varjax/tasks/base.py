@@ -13,6 +13,7 @@ from typing import Protocol
 
 import jax
 
+from varjax.groups import Group
 from varjax.schedule import Steps
 from varjax.types import Batch, EvalOutput, LossOutput, PyTree
 
@@ -30,6 +31,15 @@ class Task(Protocol):
     """
     ...
 
+  def groups(self, steps: Steps) -> dict[str, Group]:
+    """The parameter groups that are trained, by name.
+
+    `groups.MAIN` is among them; another name is a top-level entry of the
+    parameters. A stage that leaves out a group of the whole task does not
+    change its weights.
+    """
+    ...
+
   def init(self, rng: jax.Array) -> tuple[PyTree, PyTree]:
     """Returns (params, state); params carry logical axis names (boxed)."""
     ...
@@ -42,13 +52,20 @@ class Task(Protocol):
     batch: Batch,
     rng: jax.Array,
   ) -> tuple[jax.Array, LossOutput]:
-    """Scalar training loss of a batch, and metrics with the new state."""
+    """Scalar training loss of a batch, and metrics with the new state.
+
+    Its gradient is that of every group: where one must not learn from the
+    loss of another, the task stops the gradient.
+    """
     ...
 
   def eval_fn(
     self, params: PyTree, state: PyTree, frozen: PyTree, batch: Batch
   ) -> EvalOutput:
-    """Deterministic; `batch['mask']` [B] marks valid images."""
+    """Deterministic; `batch['mask']` [B] marks valid images.
+
+    `params` may be averages of the main group's, without the other groups.
+    """
     ...
 
   def after_update(

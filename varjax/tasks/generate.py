@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from varjax import progressive, tokenizers
 from varjax.evals import nll
+from varjax.groups import MAIN, Group
 from varjax.models.embed import drop_labels
 from varjax.models.transformer import Transformer
 from varjax.orders import make_order
@@ -63,6 +64,10 @@ class GenerateTask:
       (stage.start, dataclasses.replace(self, stage=stage))
       for stage in progressive.stages(self.run, steps)
     )
+
+  def groups(self, steps: Steps) -> dict[str, Group]:
+    """One group."""
+    return {MAIN: Group(progressive.optim_spec(self.run), steps.warmup)}
 
   def init(self, rng: jax.Array) -> tuple[PyTree, PyTree]:
     """Returns (params with logical axis names, state)."""

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, UInt8
 
 from varjax import rng as rngs
 from varjax.evals import recon
+from varjax.groups import MAIN, Group
 from varjax.schedule import Steps
 from varjax.spec import RunSpec
 from varjax.tokenizers import msvq, usage
@@ -60,6 +61,10 @@ class ReconstructTask:
     """One stage."""
     del steps
     return ((0, self),)
+
+  def groups(self, steps: Steps) -> dict[str, Group]:
+    """The tokenizer."""
+    return {MAIN: Group(self.run.optim, steps.warmup)}
 
   def init(self, rng: jax.Array) -> tuple[PyTree, usage.UsageState]:
     """Fresh weights (boxed) and empty statistics."""

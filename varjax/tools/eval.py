@@ -38,9 +38,10 @@ def main(argv: list[str]) -> int:
   mesh = sharding.make_mesh(run.mesh)
   opened = inputs.open_inputs(run, jax.process_index(), jax.process_count())
   step = checkpoint.latest_step(workdir.path)
-  saved = checkpoint.load_params(workdir.path, ('params', 'task_state'))
+  entry = checkpoint.weights_entry(workdir.path)
+  saved = checkpoint.load_params(workdir.path, (entry, 'task_state'))
   evaluator = evaluate.Evaluator(make_task(run), mesh, opened.evaluation)
-  result = evaluator(saved['params'], saved['task_state'], opened.frozen)
+  result = evaluator(saved[entry], saved['task_state'], opened.frozen)
   values = {
     'run_id': workdir.run_id(),
     'step': step,
