@@ -49,6 +49,16 @@ def main() -> None:
     data=source, points=len(y), refits=refits, limit_s_per_1000=15,
   )  # fmt: skip
   _timed(
+    'bootstrap_surface_jax_cold',
+    lambda: bootstrap.bootstrap(found, refits, kind='runs', backend='jax'),
+    data=source, points=len(y), refits=refits, compiles=True,
+  )  # fmt: skip
+  _timed(
+    'bootstrap_surface_jax',
+    lambda: bootstrap.bootstrap(found, refits, kind='runs', backend='jax'),
+    data=source, points=len(y), refits=refits, limit_s_per_1000=15,
+  )  # fmt: skip
+  _timed(
     'surface_vpnls', lambda: vpnls.fit_vpnls(forms.CHINCHILLA, columns, y),
     data=source, points=len(y),
   )  # fmt: skip

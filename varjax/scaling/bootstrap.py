@@ -10,6 +10,7 @@ what ladders of five to ten sizes need, where resampling runs fails.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import dataclasses
 
 import numpy as np
@@ -18,8 +19,11 @@ from varjax import errors
 from varjax.scaling import newton
 from varjax.scaling.fit import Fit
 from varjax.scaling.forms import Columns
+from varjax.scaling.objective import Problem
 
 KINDS = ('auto', 'runs', 'clusters', 'parametric')
+# Where refits run: newton.py, or newton_jax.py, which loads JAX.
+BACKENDS = ('numpy', 'jax')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Bootstrap:
     sigma: noise level of log y of each refit, [b].
     failed: refits that did not converge; they are not in theta.
     seed: of the resampling.
+    backend: that refitted, one of BACKENDS.
   """
 
   fit: Fit
@@ -41,6 +46,7 @@ class Bootstrap:
   sigma: np.ndarray
   failed: int
   seed: int
+  backend: str = 'numpy'
 
   @property
   def params(self) -> dict[str, np.ndarray]:
@@ -55,6 +61,7 @@ def bootstrap(
   kind: str = 'auto',
   clusters: np.ndarray | None = None,
   seed: int = 0,
+  backend: str = 'numpy',
 ) -> Bootstrap:
   """Refits `replicates` resampled data sets.
 
@@ -65,12 +72,13 @@ def bootstrap(
       with ten runs per parameter or more, and else `parametric`.
     clusters: run of every row that was given to the fit, any labels.
     seed: of the resampling.
+    backend: one of BACKENDS; both take the same steps.
 
   Returns:
     The refits.
 
   Raises:
-    ConfigError: an unknown kind, or no clusters for `clusters`.
+    ConfigError: an unknown kind or back end, or no clusters for `clusters`.
   """
   if kind not in KINDS:
     raise errors.ConfigError(
@@ -98,14 +106,35 @@ def bootstrap(
     weights = _counts(labels, replicates, rng) * fit.weights[None]
     problem = dataclasses.replace(problem, weights=weights)
   starts = np.repeat(fit.theta[None], replicates, axis=0)
-  optimum = newton.minimise(problem, starts)
+  optimum = minimiser(backend)(problem, starts)
   good = optimum.converged & np.isfinite(optimum.value)
   theta = optimum.theta[good]
   if kind == 'parametric':
     sigma = spread[good]
   else:
     sigma = np.full(len(theta), np.nan_to_num(fit.sigma_log))
-  return Bootstrap(fit, kind, theta, sigma, int((~good).sum()), seed)
+  failed = int((~good).sum())
+  return Bootstrap(fit, kind, theta, sigma, failed, seed, backend)
+
+
+def minimiser(
+  backend: str,
+) -> Callable[[Problem, np.ndarray], newton.Optimum]:
+  """The optimiser of a back end.
+
+  Raises:
+    ConfigError: not one of BACKENDS.
+  """
+  if backend == 'numpy':
+    return newton.minimise
+  if backend == 'jax':
+    from varjax.scaling import newton_jax
+
+    return newton_jax.minimise
+  raise errors.ConfigError(
+    f'bootstrap_backend {backend!r} is unknown; use one of '
+    f'{", ".join(BACKENDS)}'
+  )
 
 
 def _counts(labels, replicates: int, rng: np.random.Generator) -> np.ndarray:

@@ -193,7 +193,7 @@ def _bootstrap(boot: Bootstrap | None) -> dict | None:
   most = 1000 if len(boot.fit.form.inputs) > 1 else 200
   return {
     'kind': boot.kind, 'replicates': len(boot.theta) + boot.failed,
-    'failed': boot.failed, 'seed': boot.seed,
+    'failed': boot.failed, 'seed': boot.seed, 'backend': boot.backend,
     'draws': {
       k: [float(f'{x:.9g}') for x in np.broadcast_to(v, len(boot.theta))[:most]]
       for k, v in boot.params.items()

@@ -237,7 +237,7 @@ class BoundSum:
 
   def __init__(self, z: np.ndarray, offset: np.ndarray):
     """z [n, k, p], offset [n, k]."""
-    self._z, self._offset = z, offset
+    self.z, self.offset = z, offset
     n, k, p = z.shape
     self._flat = z.reshape(n * k, p)
     self._outer = np.einsum('ip,iq->ipq', self._flat, self._flat)
@@ -246,7 +246,7 @@ class BoundSum:
 
   def _terms(self, theta: np.ndarray) -> np.ndarray:
     n, k, _ = self._shape
-    return (theta @ self._flat.T).reshape(-1, n, k) + self._offset[None]
+    return (theta @ self._flat.T).reshape(-1, n, k) + self.offset[None]
 
   def value(self, theta: np.ndarray) -> np.ndarray:
     """theta [b, p] -> log y [b, n]."""
@@ -265,9 +265,9 @@ class BoundSum:
     shares = np.exp(terms - top)
     total = shares.sum(axis=-1, keepdims=True)
     shares /= total
-    jacobian = shares[..., 0, None] * self._z[None, :, 0]
+    jacobian = shares[..., 0, None] * self.z[None, :, 0]
     for k in range(1, self._shape[1]):
-      jacobian += shares[..., k, None] * self._z[None, :, k]
+      jacobian += shares[..., k, None] * self.z[None, :, k]
 
     def curvature(v: np.ndarray) -> np.ndarray:
       n, k, p = self._shape

@@ -13,8 +13,8 @@ import dataclasses
 import numpy as np
 import pandas as pd
 
-from varjax.scaling import describe, fit, identify, newton
-from varjax.scaling.bootstrap import Bootstrap
+from varjax.scaling import describe, fit, identify
+from varjax.scaling.bootstrap import Bootstrap, minimiser
 from varjax.scaling.fit import Fit, problem_of
 from varjax.scaling.forms import INF, Form
 from varjax.scaling.options import Options
@@ -120,7 +120,11 @@ def envelope(
 
 
 def bootstrap_runs(
-  given: Fit, frontier: Frontier, replicates: int, seed: int
+  given: Fit,
+  frontier: Frontier,
+  replicates: int,
+  seed: int,
+  backend: str = 'numpy',
 ) -> Bootstrap:
   """Refits of L(C) on envelopes of resampled runs.
 
@@ -129,6 +133,7 @@ def bootstrap_runs(
     frontier: see envelope.
     replicates: how many.
     seed: of the resampling.
+    backend: see bootstrap.BACKENDS.
 
   Returns:
     Refits of kind `clusters`; resamples in which fewer than three runs are
@@ -146,12 +151,13 @@ def bootstrap_runs(
     np.where(weights > 0, y, 1.0), given.objective, weights, given.scale,
   )  # fmt: skip
   starts = np.repeat(given.theta[None], replicates, axis=0)
-  optimum = newton.minimise(problem, starts)
+  optimum = minimiser(backend)(problem, starts)
   good = optimum.converged & np.isfinite(optimum.value) & several
   sigma = np.full(int(good.sum()), np.nan_to_num(given.sigma_log))
   return Bootstrap(
-    given, 'clusters', optimum.theta[good], sigma, int((~good).sum()), seed
-  )
+    given, 'clusters', optimum.theta[good], sigma, int((~good).sum()), seed,
+    backend,
+  )  # fmt: skip
 
 
 def size_exponent(frontier: Frontier) -> float:
@@ -189,7 +195,10 @@ def study_envelope(
   )  # fmt: skip
   boot = None
   if options.bootstrap:
-    boot = bootstrap_runs(found, frontier, options.bootstrap, options.seed)
+    boot = bootstrap_runs(
+      found, frontier, options.bootstrap, options.seed,
+      options.bootstrap_backend,
+    )  # fmt: skip
   owners = frontier.owner[used]
   frame = pd.DataFrame(
     {

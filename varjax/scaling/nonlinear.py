@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,8 @@ class SmoothForm:
     box: per name, bounds of theta.
     draw: per name, the range that starts are drawn from, uniformly.
     log_y: (theta dict of [b, 1], normalised logs of the inputs [1, n],
-      scale) -> [b, n]; made of analytic functions only.
+      scale, array module) -> [b, n]; made of analytic functions of that
+      module (numpy, or jax.numpy in newton_jax.py) only.
     encode, decode: between theta and params of the user's units.
     pinned: parameters held fixed.
   """
@@ -39,7 +41,7 @@ class SmoothForm:
   names: tuple[str, ...]
   box: tuple[tuple[float, float], ...]
   draw: tuple[tuple[float, float], ...]
-  log_y: Callable[[dict, dict, Scale], np.ndarray]
+  log_y: Callable[[dict, dict, Scale, Any], Any]
   decode: Callable[[dict, Scale], dict]
   encode: Callable[[Mapping[str, float], Scale], dict]
   pinned: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -112,21 +114,22 @@ class BoundSmooth:
 
   def _log_y(self, theta: np.ndarray) -> np.ndarray:
     values = {k: theta[:, i, None] for i, k in enumerate(self.form.names)}
-    return self.form.log_y(values, self.logs, self.scale)
+    return self.form.log_y(values, self.logs, self.scale, np)
 
 
-def _log_add(*terms: np.ndarray) -> np.ndarray:
+def _log_add(xp: Any, *terms: Any) -> Any:
   """logsumexp that complex steps pass through."""
-  top = np.real(terms[0])
+  top = xp.real(terms[0])
   for term in terms[1:]:
-    top = np.maximum(top, np.real(term))
-  return top + np.log(sum(np.exp(term - top) for term in terms))
+    top = xp.maximum(top, xp.real(term))
+  return top + xp.log(sum(xp.exp(term - top) for term in terms))
 
 
-def _kaplan(t: dict, x: dict, scale: Scale) -> np.ndarray:
+def _kaplan(t: dict, x: dict, scale: Scale, xp: Any) -> Any:
   del scale
   ratio = t['alpha_n'] / t['alpha_d']
-  return t['alpha_d'] * _log_add(ratio * (t['Nc'] - x['n']), t['Dc'] - x['d'])
+  terms = ratio * (t['Nc'] - x['n']), t['Dc'] - x['d']
+  return t['alpha_d'] * _log_add(xp, *terms)
 
 
 KAPLAN = SmoothForm(
@@ -155,11 +158,12 @@ def _exp(value):
   return np.exp(np.clip(value, -700, 700))
 
 
-def _bnsl(t: dict, x: dict, scale: Scale) -> np.ndarray:
+def _bnsl(t: dict, x: dict, scale: Scale, xp: Any) -> Any:
   del scale
-  width = np.exp(t['f1'])
-  bend = _log_add((x['x'] - t['d1']) / width, 0.0 * x['x'] + 0.0 * t['d1'])
+  width = xp.exp(t['f1'])
+  bend = _log_add(xp, (x['x'] - t['d1']) / width, 0.0 * x['x'] + 0.0 * t['d1'])
   return _log_add(
+    xp,
     t['E'] + 0.0 * x['x'],
     t['b'] - t['c0'] * x['x'] - t['c1'] * width * bend,
   )
@@ -209,21 +213,21 @@ def repeat_form(base: Mapping[str, float]) -> SmoothForm:
   """
   split = optimum.exponents(base)
 
-  def log_y(t: dict, x: dict, scale: Scale) -> np.ndarray:
-    n = np.exp(x['n'] + scale.x['n'])
-    d = np.exp(x['d'] + scale.x['d'])
-    u = np.minimum(np.exp(x['u'] + scale.x['u']), d)
+  def log_y(t: dict, x: dict, scale: Scale, xp: Any) -> Any:
+    n = xp.exp(x['n'] + scale.x['n'])
+    d = xp.exp(x['d'] + scale.x['d'])
+    u = xp.minimum(xp.exp(x['u'] + scale.x['u']), d)
     # N* of the budget whose D* is u.
     best = split['G'] * (u * split['G']) ** (split['a'] / split['b'])
-    u_n = np.minimum(n, best)
-    d_eff = _effective(u, d / u - 1.0, np.exp(t['R_D']))
-    n_eff = _effective(u_n, n / u_n - 1.0, np.exp(t['R_N']))
+    u_n = xp.minimum(n, best)
+    d_eff = _effective(xp, u, d / u - 1.0, xp.exp(t['R_D']))
+    n_eff = _effective(xp, u_n, n / u_n - 1.0, xp.exp(t['R_N']))
     loss = (
       base['E']
       + base['A'] * n_eff ** -base['alpha']
       + base['B'] * d_eff ** -base['beta']
     )
-    return np.log(loss) - scale.y
+    return xp.log(loss) - scale.y
 
   return SmoothForm(
     name='repeat',
@@ -238,5 +242,5 @@ def repeat_form(base: Mapping[str, float]) -> SmoothForm:
   )  # fmt: skip
 
 
-def _effective(unique, repeats, decay):
-  return unique * (1.0 + decay * (1.0 - np.exp(-repeats / decay)))
+def _effective(xp, unique, repeats, decay):
+  return unique * (1.0 + decay * (1.0 - xp.exp(-repeats / decay)))

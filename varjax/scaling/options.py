@@ -11,6 +11,7 @@ import dataclasses
 
 from varjax import errors
 from varjax.scaling import forms, nonlinear
+from varjax.scaling.bootstrap import BACKENDS
 from varjax.scaling.forms import Form
 from varjax.scaling.objective import Objective
 from varjax.scaling.table import Conventions
@@ -41,6 +42,7 @@ class Options:
     x: input of a 1-D form: n, d or c.
     delta: of the Huber loss.
     starts, bootstrap, seed: how many starts and refits, drawn how.
+    bootstrap_backend: where refits run, numpy or jax.
     conventions: what N, D and C count.
     drop_highest: how many of the highest losses are dropped.
     floor: value of a pinned E.
@@ -61,6 +63,7 @@ class Options:
   delta: float = 1e-3
   starts: int = 200
   bootstrap: int = 1000
+  bootstrap_backend: str = 'numpy'
   seed: int = 0
   conventions: Conventions = dataclasses.field(default_factory=Conventions)
   drop_highest: int = 0
@@ -84,6 +87,11 @@ class Options:
       raise errors.ConfigError('starts must be 3 or more')
     if self.bootstrap < 0 or 0 < self.bootstrap < 20:
       raise errors.ConfigError('bootstrap must be 0 or at least 20')
+    if self.bootstrap_backend not in BACKENDS:
+      raise errors.ConfigError(
+        f'bootstrap_backend {self.bootstrap_backend!r} is unknown; use one '
+        f'of {", ".join(BACKENDS)}'
+      )
 
   def objective(self, form: Form) -> Objective:
     """What is minimised for a form."""

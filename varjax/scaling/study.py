@@ -92,7 +92,10 @@ def study(
     )  # fmt: skip
   boot = None
   if options.bootstrap and found.dof > 0:
-    boot = bootstrap.bootstrap(found, options.bootstrap, seed=options.seed)
+    boot = bootstrap.bootstrap(
+      found, options.bootstrap, seed=options.seed,
+      backend=options.bootstrap_backend,
+    )  # fmt: skip
   tested = None
   if backtested and options.backtest and found.dof > 0:
     tested = backtest.leave_largest_out(

@@ -14,6 +14,7 @@ from typing import Any
 
 from varjax import errors, records
 from varjax.scaling import analyse, result, table
+from varjax.scaling.bootstrap import BACKENDS
 from varjax.scaling.options import FORMS, METHODS, Options
 from varjax.scaling.table import Conventions
 
@@ -63,6 +64,11 @@ def parser() -> argparse.ArgumentParser:
   add('--delta', type=float, default=1e-3, help='of the Huber loss (1e-3)')
   add('--floor', type=float, help='hold E at this value')
   add('--bootstrap', type=int, default=1000, help='refits (1000; 0 for none)')
+  add(
+    '--bootstrap_backend', default='numpy', choices=BACKENDS,
+    help='where refits run: numpy, or jax (vmapped, float64; faster from '
+    'some thousands of refits on)',
+  )  # fmt: skip
   add('--starts', type=int, default=200, help='starts (200)')
   add('--seed', type=int, default=0, help='of starts and bootstrap (0)')
   add(
@@ -171,7 +177,7 @@ def options_of(args: argparse.Namespace) -> Options:
   return Options(
     form=args.form, method=args.method, x=x or ('d' if args.d else 'c'),
     delta=args.delta, starts=args.starts, bootstrap=args.bootstrap,
-    seed=args.seed,
+    bootstrap_backend=args.bootstrap_backend, seed=args.seed,
     conventions=Conventions(
       args.n_convention, args.d_convention, args.flop_convention, args.k
     ),
