@@ -20,10 +20,10 @@ LAYERS = (
   ('errors', 'types', 'spec', 'rng'),
   (
     'coerce', 'validation', 'config', 'sweep', 'identity', 'records',
-    'schedule', 'progressive', 'params', 'tokenizer_costs', 'flops', 'memory',
-    'devices', 'topology', 'roofline', 'workdir', 'clock', 'window', 'signals',
-    'progress', 'checksum', 'compilation', 'profiler', 'replica_groups',
-    'collectives',
+    'schedule', 'progressive', 'params', 'tokenizer_costs', 'tokenizer_rules',
+    'flops', 'memory', 'devices', 'topology', 'roofline', 'workdir', 'clock',
+    'window', 'signals', 'progress', 'checksum', 'compilation', 'profiler',
+    'replica_groups', 'collectives',
   ),
   (
     'sharding', 'optim', 'groups', 'averaging', 'metrics', 'checkpoint',

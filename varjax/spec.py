@@ -21,6 +21,14 @@ def _not_identity(default: Any = dataclasses.MISSING, **kwargs: Any) -> Any:
   return dataclasses.field(metadata={'identity': False}, **kwargs)
 
 
+def _added(default: Any) -> Any:
+  """A field younger than the first trained tokenizers.
+
+  Their ids are hashes of their fields: it takes part where it is set.
+  """
+  return dataclasses.field(default=default, metadata={'added': True})
+
+
 @dataclasses.dataclass(frozen=True)
 class Duration:
   """A length of training; exactly one field is set (all zero: never).
@@ -65,10 +73,13 @@ class DataSpec:
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerSpec:
-  """The image tokenizer (multi-scale residual VQ-VAE, VAR section 3).
+  """The image tokenizer: a convolutional autoencoder and a quantizer.
+
+  The defaults are VAR's multi-scale residual VQ-VAE (section 3). What each
+  kind reads and requires is in docs/tokenizers.md.
 
   Attributes:
-    kind: key of `tokenizers.TOKENIZERS`.
+    kind: the quantizer, key of `tokenizers.TOKENIZERS`.
     ch: base channels of the convolutional encoder and decoder.
     ch_mult: channel multiplier per resolution level; the down-sampling
       factor is 2 ** (len(ch_mult) - 1).
@@ -77,18 +88,28 @@ class TokenizerSpec:
     dropout: in the residual blocks, training only.
     attention: self-attention at the coarsest level and in the middle.
     code_dim: channels of a code, C (`z_channels`).
-    vocab: codes in the codebook, V.
+    vocab: values of one code, V.
     scales: grid of each scale, an int for a square or (height, width).
     quant_conv_size: kernel of the convolutions around the quantiser.
     phi_ratio: weight of the residual convolution phi, in [0, 1].
     phi_count: phi modules shared over scales; 0 is one per scale.
-    znorm: nearest code by cosine instead of Euclidean distance.
+    znorm: nearest code by cosine instead of Euclidean distance; features
+      and codes of kind 'vq' then have unit length.
     commitment: beta, weight of the commitment term.
     usage_decay: decay of the per-scale running code counts.
     official_usage: count usage with upstream's shared-counter quirk.
     revive_every: updates between revivals of unused codes; 0 is never.
     revive_below: a code is dead when its share of recent picks, times V,
       is below this.
+    latent_dim: channels between the network and the convolutions around the
+      quantiser (LlamaGen's z_channels); 0 is code_dim.
+    codes_per_position: R; several for the residual kind 'rq'.
+    entropy: weight of the entropy penalty, which wants every choice sure and
+      all codes used.
+    entropy_diversity: weight, inside of it, of the second wish.
+    entropy_temperature: of the soft choice, softmax(-distance^2 / this).
+    compute_dtype: 'float32' or 'bfloat16', of the network; weights and the
+      quantiser are always float32.
   """
 
   kind: str = 'msvq'
@@ -111,6 +132,12 @@ class TokenizerSpec:
   official_usage: bool = False
   revive_every: int = 0
   revive_below: float = 0.1
+  latent_dim: int = _added(0)
+  codes_per_position: int = _added(1)
+  entropy: float = _added(0.0)
+  entropy_diversity: float = _added(1.0)
+  entropy_temperature: float = _added(0.01)
+  compute_dtype: str = _added('float32')
 
   @property
   def grids(self) -> tuple[tuple[int, int], ...]:
@@ -121,6 +148,11 @@ class TokenizerSpec:
   def downsample(self) -> int:
     """Pixels per cell of the finest grid, along each side."""
     return 2 ** (len(self.ch_mult) - 1)
+
+  @property
+  def latent_channels(self) -> int:
+    """Channels between the network and the quantiser's convolutions."""
+    return self.latent_dim or self.code_dim
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 The network is walked once as a list of layers with their output sizes;
 parameters and FLOPs are two sums over that one list. Source: the VQVAE of
-VAR (arXiv 2404.02905), official implementation. No JAX in here.
+VAR (arXiv 2404.02905), official implementation; the quantizers are those of
+docs/tokenizers.md. No JAX in here.
 Conventions: docs/flops.md.
 """
 
@@ -60,18 +61,18 @@ def tokenizer_parameter_counts(
   spec: TokenizerSpec,
 ) -> TokenizerParameterCounts:
   """Exact counts of the tokenizer that `spec` describes."""
-  conv = _conv(spec.code_dim, spec.code_dim, spec.quant_conv_size, (1, 1))
+  before, after = _quant_convs(spec)
   phis = spec.phi_count or len(spec.scales)
-  if spec.phi_ratio <= 1e-6:
-    phis = 0  # phi is the identity
+  if not _has_phi(spec):
+    phis = 0
   phi = _conv(spec.code_dim, spec.code_dim, 3, (1, 1))
   return TokenizerParameterCounts(
     encoder=sum(layer.params for layer in encoder_layers(spec)),
     decoder=sum(layer.params for layer in decoder_layers(spec)),
     codebook=spec.vocab * spec.code_dim,
     phi=phis * phi.params,
-    quant_conv=conv.params,
-    post_quant_conv=conv.params,
+    quant_conv=before.params,
+    post_quant_conv=after.params,
   )
 
 
@@ -82,7 +83,7 @@ def tokenizer_flops_per_image(spec: TokenizerSpec, kind: str) -> int:
     spec: the tokenizer; the image is its finest grid times `downsample`.
     kind: 'encode' (image to codes), 'decode' (codes to image), 'train' (one
       forward and backward pass of the autoencoder), or 'features' (codes to
-      the inputs of a next-scale transformer).
+      the inputs of a next-scale transformer; 0 for one grid: lookups).
 
   Returns:
     FLOPs; products of the resizing matrices are included.
@@ -96,26 +97,65 @@ def tokenizer_flops_per_image(spec: TokenizerSpec, kind: str) -> int:
     )
   encoder = sum(layer.flops for layer in encoder_layers(spec))
   decoder = sum(layer.flops for layer in decoder_layers(spec))
-  finest = spec.grids[-1]
-  conv = _conv(spec.code_dim, spec.code_dim, spec.quant_conv_size, finest).flops
-  grids = spec.grids
-  phi = _conv(spec.code_dim, spec.code_dim, 3, finest).flops
-  if spec.phi_ratio <= 1e-6:
-    phi = 0
-  resize = [_resize(g, finest, spec.code_dim) for g in grids[:-1]]
-  search = sum(h * w for h, w in grids) * _FLOPS * spec.code_dim * spec.vocab
-  # Each scale but the finest is resized down to read it and up to sum it.
-  quantize = 2 * sum(resize) + len(grids) * phi
+  before, after = _quant_convs(spec)
+  search, embed, downs = _quantizer_flops(spec)
   if kind == 'encode':
-    return encoder + conv + search + quantize
+    return encoder + before.flops + search + embed + downs
   if kind == 'decode':
-    return sum(resize) + len(grids) * phi + conv + decoder
+    return embed + after.flops + decoder
   if kind == 'features':
-    # Up and summed for all scales but the last, then down to the next one.
-    downs = sum(resize[1:])
-    return sum(resize) + (len(grids) - 1) * phi + downs
+    return _teacher_flops(spec)
   # The nearest code is an argmin: it has no gradient.
-  return 3 * (encoder + decoder + 2 * conv + quantize) + search
+  smooth = encoder + decoder + before.flops + after.flops + embed + downs
+  return 3 * smooth + search + _penalty_flops(spec)
+
+
+def _quantizer_flops(spec: TokenizerSpec) -> tuple[int, int, int]:
+  """Looking codes up, summing them, and making what is looked up next."""
+  finest, grids = spec.grids[-1], spec.grids
+  positions = sum(h * w for h, w in grids)
+  search = positions * _FLOPS * spec.code_dim * spec.vocab
+  search *= spec.codes_per_position
+  if spec.kind != 'msvq':
+    return search, 0, 0  # additions and roundings count none
+  # Each scale but the finest is resized down to read it and up to sum it.
+  resize = sum(_resize(g, finest, spec.code_dim) for g in grids[:-1])
+  phi = _conv(spec.code_dim, spec.code_dim, 3, finest).flops
+  phis = len(grids) * phi if _has_phi(spec) else 0
+  return search, resize + phis, resize
+
+
+def _teacher_flops(spec: TokenizerSpec) -> int:
+  """Codes to the inputs of a next-scale transformer; lookups else."""
+  if spec.kind != 'msvq':
+    return 0
+  finest = spec.grids[-1]
+  resize = [_resize(g, finest, spec.code_dim) for g in spec.grids[:-1]]
+  phi = _conv(spec.code_dim, spec.code_dim, 3, finest).flops
+  phis = len(resize) * phi if _has_phi(spec) else 0
+  # Up and summed for all scales but the last, then down to the next one.
+  return sum(resize) + phis + sum(resize[1:])
+
+
+def _penalty_flops(spec: TokenizerSpec) -> int:
+  """The entropy penalty of a learned codebook: all distances, both ways."""
+  if not spec.entropy:
+    return 0
+  height, width = spec.grids[-1]
+  return 3 * _FLOPS * height * width * spec.code_dim * spec.vocab
+
+
+def _has_phi(spec: TokenizerSpec) -> bool:
+  return spec.kind == 'msvq' and spec.phi_ratio > 1e-6
+
+
+def _quant_convs(spec: TokenizerSpec) -> tuple[Layer, Layer]:
+  """The convolutions before and after the quantizer."""
+  latent, dim, size = (
+    spec.latent_channels, spec.code_dim, spec.quant_conv_size,
+  )  # fmt: skip
+  finest = spec.grids[-1]
+  return _conv(latent, dim, size, finest), _conv(dim, latent, size, finest)
 
 
 def encoder_layers(spec: TokenizerSpec) -> list[Layer]:
@@ -134,7 +174,7 @@ def encoder_layers(spec: TokenizerSpec) -> list[Layer]:
       size = (size[0] // 2, size[1] // 2)
       layers.append(_conv(width, width, 3, size))
   layers += _middle(width, size, spec.attention)
-  layers += [_norm(width, size), _conv(width, spec.code_dim, 3, size)]
+  layers += [_norm(width, size), _conv(width, spec.latent_channels, 3, size)]
   return layers
 
 
@@ -142,7 +182,7 @@ def decoder_layers(spec: TokenizerSpec) -> list[Layer]:
   """Layers of features -> image, without the quantiser's convolution."""
   size = spec.grids[-1]
   width = spec.ch * spec.ch_mult[-1]
-  layers = [_conv(spec.code_dim, width, 3, size)]
+  layers = [_conv(spec.latent_channels, width, 3, size)]
   layers += _middle(width, size, spec.attention)
   last = len(spec.ch_mult) - 1
   for level in range(last, -1, -1):

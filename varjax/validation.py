@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 
-from varjax import errors
+from varjax import errors, tokenizer_rules
 from varjax import spec as specs
 
 
@@ -64,6 +64,7 @@ def validate(run: specs.RunSpec) -> None:
       'total.frac: the run cannot be a share of itself; set total.images, '
       'total.steps or total.epochs'
     )
+  tokenizer_rules.check(tok)
   _check_scales(tok, data)
 
 

@@ -170,7 +170,7 @@ def test_training_forward(quantizer):
   expected = 1.25 * np.mean([np.mean((s - f) ** 2) for s in sums])
   np.testing.assert_allclose(quantized.loss, expected, rtol=1e-5)
   rows = jnp.sum(jnp.square(quantized.searched), -1)
-  assert rows.shape == codes.shape[:2]
+  assert rows.shape == codes.shape
 
 
 def test_gradient_is_straight_through():

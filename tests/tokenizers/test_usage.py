@@ -69,7 +69,7 @@ def test_perplexity():
 def test_candidates_come_from_every_scale():
   spec = CodeSpec(((1, 1), (4, 4)), vocab=400, code_dim=1)
   marked = jnp.where(jnp.arange(17) == 0, -1.0, 1.0)
-  searched = jnp.broadcast_to(marked[None, :, None], (5, 17, 1))
+  searched = jnp.broadcast_to(marked[None, :, None, None], (5, 17, 1, 1))
   drawn = usage.sample_candidates(searched, spec, jax.random.key(0))
   assert drawn.shape == (400, 1)
   assert 0.4 < float(jnp.mean(drawn < 0)) < 0.6  # half, not 1 / 17

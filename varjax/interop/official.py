@@ -13,7 +13,7 @@ from varjax.interop.infer import infer_config
 from varjax.models.transformer import Transformer
 from varjax.orders import make_order
 from varjax.pipeline import VarPipeline
-from varjax.tokenizers.msvqvae import MultiScaleVQVAE
+from varjax.tokenizers.autoencoder import Autoencoder
 
 __all__ = ['infer_config', 'pipeline']
 
@@ -43,7 +43,7 @@ def pipeline(
   )
   order = make_order(specs.OrderSpec(), tokenizer_spec)
   return VarPipeline(
-    MultiScaleVQVAE(tokenizer_spec),
+    Autoencoder(tokenizer_spec),
     official_vae.from_official(tokenizer_spec, vae_state),
     order,
     Transformer(model_spec, order.layout),

@@ -18,7 +18,7 @@ import numpy as np
 
 from varjax import errors
 from varjax.spec import TokenizerSpec
-from varjax.tokenizers.msvqvae import MultiScaleVQVAE
+from varjax.tokenizers.autoencoder import Autoencoder
 from varjax.types import PyTree
 
 # A training statistic, not a weight; its number of scales may differ.
@@ -139,7 +139,7 @@ def to_official(
 
 def _shapes(spec: TokenizerSpec) -> dict[tuple[str, ...], tuple[int, ...]]:
   """Path and shape of every weight of a tokenizer."""
-  tokenizer = MultiScaleVQVAE(spec)
+  tokenizer = Autoencoder(spec)
   resolution = max(spec.grids[-1]) * spec.downsample
   shapes = jax.eval_shape(
     lambda: meta.unbox(tokenizer.init(jax.random.key(0), resolution))

@@ -18,6 +18,7 @@ import numpy as np
 
 from varjax.spec import TokenizerSpec
 from varjax.tokenizers import msvq
+from varjax.tokenizers.base import code_spec
 from varjax.types import Codes, CodeSpec, Example, Layout
 
 
@@ -35,7 +36,7 @@ class ScaleOrder:
   @functools.cached_property
   def code_spec(self) -> CodeSpec:
     """Grids and alphabet."""
-    return CodeSpec(self.spec.grids, self.spec.vocab, self.spec.code_dim)
+    return code_spec(self.spec)
 
   @functools.cached_property
   def layout(self) -> Layout:

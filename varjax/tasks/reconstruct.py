@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable
 import dataclasses
 import functools
-from typing import Any
 
 from flax.core import meta
 import jax
@@ -23,8 +22,9 @@ from varjax.evals import recon
 from varjax.groups import MAIN, Group
 from varjax.schedule import Steps
 from varjax.spec import RunSpec
-from varjax.tokenizers import msvq, usage
-from varjax.tokenizers.msvqvae import MultiScaleVQVAE
+from varjax.tokenizers import usage
+from varjax.tokenizers.autoencoder import Autoencoder
+from varjax.tokenizers.base import Quantized
 from varjax.types import Batch, CodeSpec, EvalOutput, LossOutput, PyTree
 
 # (images, unclipped reconstructions, key) to a scalar with its weight in it.
@@ -39,18 +39,16 @@ class ReconstructTask:
     run: reads `tokenizer`, `reconstruct` and `data.resolution`.
     extra_losses: (name, term) pairs added to the loss, such as a perceptual
       or an adversarial one.
-    dtype: of the network's arithmetic.
   """
 
   run: RunSpec
   extra_losses: tuple[tuple[str, LossTerm], ...] = ()
-  dtype: Any = jnp.float32
   name: str = 'reconstruct'
 
   @functools.cached_property
-  def tokenizer(self) -> MultiScaleVQVAE:
+  def tokenizer(self) -> Autoencoder:
     """What is trained."""
-    return MultiScaleVQVAE(self.run.tokenizer, self.dtype)
+    return Autoencoder(self.run.tokenizer)
 
   @property
   def code_spec(self) -> CodeSpec:
@@ -89,9 +87,7 @@ class ReconstructTask:
     if spec.dropout:
       drop = list(jax.random.split(rngs.stream(rng, 'dropout')))
     features = tokenizer.encode_features(params, images, drop[0])
-    quantized = msvq.quantize(
-      tokenizer.quantizer(params), features, spec.commitment
-    )
+    quantized = tokenizer.quantizer(params).quantize(features)
     output = tokenizer.decode_unclipped(params, quantized.features, drop[1])
 
     error = output - images
@@ -124,8 +120,8 @@ class ReconstructTask:
 
     Returns:
       per_image 'mse' [B], 'psnr' [B] in dB, 'psnr_scale' [B, K] of the
-      image from the first k scales; totals 'code_count' [K, V]. Images are
-      clipped to [-1, 1].
+      image from the first k scales (or codes of a position); totals
+      'code_count' [K, V], see `usage`. Images are clipped to [-1, 1].
     """
     del state, frozen
     images = to_float(batch['image'])
@@ -165,7 +161,7 @@ class ReconstructTask:
     return dict(params, quantizer=quantizer), state
 
   def _count(
-    self, state: usage.UsageState, quantized: msvq.Quantized, rng: jax.Array
+    self, state: usage.UsageState, quantized: Quantized, rng: jax.Array
   ) -> usage.UsageState:
     spec = self.run.tokenizer
     counts = usage.count_codes(quantized.codes, self.code_spec)

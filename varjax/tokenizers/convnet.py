@@ -209,7 +209,8 @@ class Encoder(nn.Module):
         )(x)  # fmt: skip
     x = _middle(spec, dtype, deterministic)(x)
     x = nn.silu(_norm(spec, dtype, 'norm_out')(x))
-    return conv(spec.code_dim, 3, dtype, 'conv_out', ('conv_in', None))(x)
+    channels = spec.latent_channels
+    return conv(channels, 3, dtype, 'conv_out', ('conv_in', None))(x)
 
 
 class Decoder(nn.Module):

@@ -9,16 +9,22 @@ an order and a sampler share one definition. Codes are int32 [B, L, 1].
 
 from __future__ import annotations
 
+from typing import Self
+
 import einops
+from flax import linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 import numpy as np
 
+from varjax.spec import TokenizerSpec
+from varjax.tokenizers import codebook as codebooks
 from varjax.tokenizers import nearest
+from varjax.tokenizers.base import Quantized
 from varjax.tokenizers.resize import resize
-from varjax.types import Codes
+from varjax.types import Codes, PyTree
 
 # Below this, phi is the identity (official `quant_resi` threshold).
 _NO_PHI = 1e-6
@@ -26,7 +32,7 @@ _NO_PHI = 1e-6
 
 @flax.struct.dataclass
 class Quantizer:
-  """Weights that turn codes into features, with what they mean.
+  """A `tokenizers.base.Quantizer`; codes are int32 [B, L, 1].
 
   n is the number of phi modules: 0 without phi (ratio 0).
   """
@@ -38,16 +44,62 @@ class Quantizer:
   phi_count: int = flax.struct.field(pytree_node=False, default=4)
   phi_ratio: float = flax.struct.field(pytree_node=False, default=0.5)
   znorm: bool = flax.struct.field(pytree_node=False, default=False)
+  commitment: float = flax.struct.field(pytree_node=False, default=0.25)
 
+  @classmethod
+  def init(cls, spec: TokenizerSpec, rng: jax.Array) -> PyTree:
+    """A fresh codebook, and phi kernels left at zero."""
+    weights = {'embedding': codebooks.init(spec, rng)}
+    count = phi_modules(len(spec.scales), spec.phi_count, spec.phi_ratio)
+    if count:
+      shape = (count, 3, 3, spec.code_dim, spec.code_dim)
+      weights['phi'] = {
+        'kernel': nn.LogicallyPartitioned(jnp.zeros(shape), (None,) * 5),
+        'bias': nn.LogicallyPartitioned(
+          jnp.zeros((count, spec.code_dim)), (None, None)
+        ),
+      }
+    return weights
 
-@flax.struct.dataclass
-class Quantized:
-  """What the training forward of the quantiser returns."""
+  @classmethod
+  def bind(cls, spec: TokenizerSpec, weights: PyTree) -> Self:
+    """The quantizer of a spec with these weights."""
+    dim = spec.code_dim
+    none = {
+      'kernel': jnp.zeros((0, 3, 3, dim, dim)),
+      'bias': jnp.zeros((0, dim)),
+    }
+    phi = weights.get('phi', none)
+    return cls(
+      codebook=weights['embedding'],
+      phi_kernel=phi['kernel'],
+      phi_bias=phi['bias'],
+      grids=spec.grids,
+      phi_count=spec.phi_count,
+      phi_ratio=spec.phi_ratio,
+      znorm=spec.znorm,
+      commitment=spec.commitment,
+    )
 
-  features: jax.Array  # [B, P, P, C], gradient straight through to the input
-  loss: jax.Array  # scalar
-  codes: jax.Array  # [B, L, 1] int32
-  searched: jax.Array  # [B, L, C], the vectors that the codes stand for
+  def quantize(self, f: Float[Array, 'B P P C']) -> Quantized:
+    """See `quantize`."""
+    return quantize(self, f, self.commitment)
+
+  def encode(self, f: Float[Array, 'B P P C']) -> Codes:
+    """See `encode`."""
+    return encode(self, f)
+
+  def embed(self, codes: Int[Array, 'B T 1']) -> Float[Array, 'B T C']:
+    """See `embed`."""
+    return embed(self, codes)
+
+  def partial_sums(self, codes: Codes) -> list[Float[Array, 'B P P C']]:
+    """See `partial_sums`."""
+    return partial_sums(self, codes)
+
+  def decode(self, codes: Codes) -> Float[Array, 'B P P C']:
+    """See `sum_codes`."""
+    return sum_codes(self, codes)
 
 
 def phi_modules(scales: int, count: int, ratio: float) -> int:
@@ -255,4 +307,4 @@ def quantize(
     to_codes = jnp.mean(jnp.square(jax.lax.stop_gradient(total) - f))
     loss += to_features + commitment * to_codes
   features = jax.lax.stop_gradient(sums[-1] - f) + f
-  return Quantized(features, loss / len(sums), codes, searched)
+  return Quantized(features, loss / len(sums), codes, searched[:, :, None])

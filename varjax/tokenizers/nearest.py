@@ -27,7 +27,7 @@ def nearest(
     znorm: nearest by cosine instead of Euclidean distance.
   """
   if znorm:
-    z, entries = _unit(z), _unit(codebook)
+    z, entries = unit(z), unit(codebook)
     offset = jnp.zeros((len(codebook), 1), codebook.dtype)
   else:
     entries = codebook
@@ -41,6 +41,12 @@ def nearest(
     rows, entries, cpu=_search_in_blocks, default=_search
   )
   return einops.rearrange(codes, '(b t) -> b t', b=z.shape[0])
+
+
+def unit(x: Float[Array, '*B C']) -> Float[Array, '*B C']:
+  """Vectors of unit length; a zero vector stays zero, with a finite slope."""
+  squares = jnp.sum(jnp.square(x), -1, keepdims=True)
+  return x / jnp.sqrt(jnp.maximum(squares, _EPS**2))
 
 
 def _search(rows: jax.Array, entries: jax.Array) -> jax.Array:
@@ -68,8 +74,3 @@ def _search_in_blocks(
   padded = jnp.pad(rows, ((0, blocks * size - count), (0, 0)))
   found = jax.lax.map(search, padded.reshape(blocks, size, -1))
   return found.reshape(-1)[:count]
-
-
-def _unit(x: jax.Array) -> jax.Array:
-  norm = jnp.linalg.norm(x, axis=-1, keepdims=True)
-  return x / jnp.maximum(norm, _EPS)

@@ -22,14 +22,19 @@ def tokenizer_id(spec: TokenizerSpec, params: PyTree) -> str:
   """SHA-256 of the spec and of every weight's name, shape and bytes.
 
   Args:
-    spec: all of its fields take part.
+    spec: all of its fields take part, but those that were added later and
+      have their default, so that old tokenizers keep their ids.
     params: nested dict of arrays, boxed or not; hashed as little-endian
       float32.
 
   Returns:
     16 hexadecimal digits.
   """
-  text = json.dumps(dataclasses.asdict(spec), sort_keys=True)
+  content = dataclasses.asdict(spec)
+  for field in dataclasses.fields(spec):
+    if 'added' in field.metadata and content[field.name] == field.default:
+      del content[field.name]
+  text = json.dumps(content, sort_keys=True)
   sha = hashlib.sha256(text.encode())
   flat = traverse_util.flatten_dict(meta.unbox(params), sep='/')
   for name in sorted(flat):

@@ -1,8 +1,10 @@
 """How often each code is used, per scale, and what to do with dead codes.
 
 Running counts of the codes that a training batch picked, the share of the
-codebook in use and its perplexity. Codes that nothing picks get no gradient
-and stay dead; `revive` moves them onto features of recent batches.
+codebook in use and its perplexity. Where a position has R codes, each of
+them is counted apart: K is then scales times R, the first code first. Codes
+that nothing picks get no gradient and stay dead; `revive` moves them onto
+features of recent batches.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ def start(code_spec: CodeSpec, revive: bool = False) -> UsageState:
     code_spec: of the tokenizer.
     revive: also keep a candidate vector for every code.
   """
-  shape = (len(code_spec.grids), code_spec.vocab)
+  shape = (groups(code_spec), code_spec.vocab)
   candidates = jnp.zeros((code_spec.vocab, code_spec.code_dim))
   return UsageState(
     jnp.zeros(shape),
@@ -47,13 +49,18 @@ def start(code_spec: CodeSpec, revive: bool = False) -> UsageState:
   )
 
 
+def groups(code_spec: CodeSpec) -> int:
+  """K of this module: scales times codes per position."""
+  return len(code_spec.grids) * code_spec.codes_per_position
+
+
 def count_codes(
   codes: Codes, code_spec: CodeSpec, valid: Float[Array, ' B'] | None = None
 ) -> Float[Array, 'K V']:
   """Picks of each code at each scale, over the images of a batch.
 
   Args:
-    codes: int32 [B, L, 1].
+    codes: int32 [B, L, R].
     code_spec: of the tokenizer that made them.
     valid: 1 for images that count, 0 for padding; None counts all.
   """
@@ -62,12 +69,15 @@ def count_codes(
     jnp.array(code_spec.block_sizes),
     total_repeat_length=code_spec.positions,
   )
-  cells = scales[None] * code_spec.vocab + codes[..., 0]
+  per_position, vocab = code_spec.codes_per_position, code_spec.vocab
+  levels = jnp.arange(per_position)
+  group = scales[:, None] * per_position + levels[None]  # [L, R]
+  cells = group[None] * vocab + codes
   weights = jnp.ones(codes.shape[0]) if valid is None else valid
-  weights = jnp.broadcast_to(weights[:, None], cells.shape)
-  counts = jnp.zeros(len(code_spec.grids) * code_spec.vocab)
+  weights = jnp.broadcast_to(weights[:, None, None], cells.shape)
+  counts = jnp.zeros(groups(code_spec) * vocab)
   counts = counts.at[cells.reshape(-1)].add(weights.reshape(-1))
-  return counts.reshape(len(code_spec.grids), code_spec.vocab)
+  return counts.reshape(groups(code_spec), vocab)
 
 
 def update(
@@ -133,12 +143,12 @@ def perplexity(counts: Float[Array, '*K V']) -> Float[Array, '*K']:
 
 
 def sample_candidates(
-  searched: Float[Array, 'B L C'], code_spec: CodeSpec, rng: jax.Array
+  searched: Float[Array, 'B L R C'], code_spec: CodeSpec, rng: jax.Array
 ) -> Float[Array, 'V C']:
   """One vector per code out of a batch: what `revive` may move it to.
 
-  The scale is drawn first, so that the few vectors of the coarse scales are
-  as likely as the many of the finest.
+  The scale and the code of a position are drawn first, so that the few
+  vectors of the coarse scales are as likely as the many of the finest.
 
   Args:
     searched: the residual vectors that were looked up in the codebook.
@@ -146,13 +156,14 @@ def sample_candidates(
     rng: key of the draw.
   """
   vocab = code_spec.vocab
-  for_scale, for_image, for_cell = jax.random.split(rng, 3)
-  scale = jax.random.randint(for_scale, (vocab,), 0, len(code_spec.grids))
+  for_group, for_image, for_cell = jax.random.split(rng, 3)
+  group = jax.random.randint(for_group, (vocab,), 0, groups(code_spec))
+  scale, level = jnp.divmod(group, code_spec.codes_per_position)
   image = jax.random.randint(for_image, (vocab,), 0, searched.shape[0])
   size = jnp.array(code_spec.block_sizes)[scale]
   cell = jax.random.randint(for_cell, (vocab,), 0, size)
   position = jnp.array(code_spec.offsets)[scale] + cell
-  return searched[image, position]
+  return searched[image, position, level]
 
 
 def dead_codes(state: UsageState, below: float) -> Bool[Array, ' V']:

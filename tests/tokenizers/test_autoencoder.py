@@ -76,12 +76,6 @@ def test_partial_images_end_with_the_decoded_image(tiny):
   assert np.abs(partial[0] - partial[-1]).max() > 1e-6
 
 
-def test_grown_images_grow(tiny):
-  tokenizer, params, _, codes = tiny
-  images = jax.eval_shape(tokenizer.grow_images, params, codes)
-  assert [i.shape[1] for i in images] == [2, 4, 8]
-
-
 def test_decode_is_a_function_of_the_summed_codes(tiny):
   tokenizer, params, _, codes = tiny
   features = msvq.sum_codes(tokenizer.quantizer(params), codes)
@@ -133,7 +127,9 @@ def test_every_weight_is_boxed_with_its_axes():
 
 def test_bfloat16_keeps_weights_and_codes_exact(tiny):
   _, params, images, codes = tiny
-  half = make_tokenizer(TINY, SIDE, jnp.bfloat16)
+  half = make_tokenizer(
+    dataclasses.replace(TINY, compute_dtype='bfloat16'), SIDE
+  )
   features = jax.jit(half.encode_features)(params, images)
   exact = jax.jit(make_tokenizer(TINY, SIDE).encode_features)(params, images)
   assert features.dtype == jnp.float32
@@ -170,7 +166,11 @@ def test_dropout_needs_a_key(tiny):
 @pytest.mark.parametrize(
   ('changes', 'resolution', 'message'),
   [
-    ({'kind': 'vq'}, 8, "tokenizer.kind='vq'"),
+    ({'kind': 'vqq'}, 8, "tokenizer.kind='vqq'"),
+    ({'kind': 'vq'}, 8, 'tokenizer.scales'),
+    ({'codes_per_position': 2}, 8, 'tokenizer.codes_per_position=2'),
+    ({'entropy': 0.1}, 8, 'tokenizer.entropy=0.1'),
+    ({'compute_dtype': 'half'}, 8, "tokenizer.compute_dtype='half'"),
     ({'phi_ratio': 1.5}, 8, 'tokenizer.phi_ratio'),
     ({'phi_count': -1}, 8, 'tokenizer.phi_count'),
     ({'quant_conv_size': 2}, 8, 'tokenizer.quant_conv_size'),
@@ -198,5 +198,12 @@ def test_the_id_follows_content(tiny):
   assert tokenizer_id(TINY, copied) == name
   copied['quantizer']['embedding'][3, 1] += 1e-7
   assert tokenizer_id(TINY, copied) != name
-  other = dataclasses.replace(TINY, znorm=True)
-  assert tokenizer_id(other, params) != name
+  for change in ({'znorm': True}, {'compute_dtype': 'bfloat16'}):
+    other = dataclasses.replace(TINY, **change)
+    assert tokenizer_id(other, params) != name
+
+
+def test_ids_of_old_tokenizers_are_kept():
+  """Fields that came later do not change the id while they are unset."""
+  weights = {'x': np.arange(3, dtype=np.float32)}
+  assert tokenizer_id(TINY, weights) == 'b732a10fa2557455'

@@ -1,19 +1,18 @@
-"""The multi-scale VQ-VAE of VAR: images to codes of every scale and back.
+"""The convolutional autoencoder with any quantizer in the middle.
 
-Joins the convolutional network (`convnet`) and the quantiser (`msvq`) into
-the Tokenizer seam. The weights are a nested dict
+Joins the network (`convnet`) and a quantizer (`QUANTIZERS`) into the
+Tokenizer seam. The weights are a nested dict
 
-  encoder, decoder           see `convnet`
+  encoder, decoder             see `convnet`
   quant_conv, post_quant_conv  kernel, bias
-  quantizer                  embedding [V, C], phi {kernel [n, 3, 3, C, C],
-                             bias [n, C]}, phi absent when its ratio is 0
+  quantizer                    see the quantizer; absent when it has none
 
-Source: arXiv 2404.02905 section 3.2 and the official code.
+Source: the VQGAN network (arXiv 2012.09841) as VAR uses it (arXiv 2404.02905,
+section 3.2 and the official code).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 import dataclasses
 import functools
 from typing import Any
@@ -27,30 +26,35 @@ from jaxtyping import Array, Float
 from varjax import rng as rngs
 from varjax.spec import TokenizerSpec
 from varjax.tokenizers import convnet, msvq
+from varjax.tokenizers.base import Quantizer, code_spec
+from varjax.tokenizers.rq import ResidualQuantizer
+from varjax.tokenizers.vq import VectorQuantizer
 from varjax.types import Codes, CodeSpec, PyTree
 
-# Half width of the codebook's uniform initialisation, times sqrt(C).
-_CODEBOOK_WIDTH = 1 / 36
+QUANTIZERS: dict[str, type[Quantizer]] = {
+  'msvq': msvq.Quantizer,
+  'vq': VectorQuantizer,
+  'rq': ResidualQuantizer,
+}
 
 
 @dataclasses.dataclass(frozen=True)
-class MultiScaleVQVAE:
+class Autoencoder:
   """A `tokenizers.base.Tokenizer`; weights are arguments of its methods.
 
-  Every method takes boxed or plain weights.
+  Every method takes boxed or plain weights. The network computes in
+  `spec.compute_dtype`, the quantizer always in float32.
 
   Attributes:
-    spec: the architecture.
-    dtype: of the network's arithmetic; the quantiser is always float32.
+    spec: the architecture; its kind is a key of `QUANTIZERS`.
   """
 
   spec: TokenizerSpec
-  dtype: Any = jnp.float32
 
   @functools.cached_property
   def code_spec(self) -> CodeSpec:
     """Grids and alphabet of the codes."""
-    return CodeSpec(self.spec.grids, self.spec.vocab, self.spec.code_dim)
+    return code_spec(self.spec)
 
   def init(self, rng: jax.Array, resolution: int) -> PyTree:
     """Fresh weights (vaex initialisation), boxed with logical axis names.
@@ -61,28 +65,31 @@ class MultiScaleVQVAE:
     """
     images = jnp.zeros((1, resolution, resolution, 3))
     side = resolution // self.spec.downsample
-    features = jnp.zeros((1, side, side, self.spec.code_dim))
+    features = jnp.zeros((1, side, side, self.spec.latent_channels))
+    codes = jnp.zeros((1, side, side, self.spec.code_dim))
     inputs = {
       'encoder': (self._encoder, images),
       'decoder': (self._decoder, features),
       'quant_conv': (self._quant_conv, features),
-      'post_quant_conv': (self._quant_conv, features),
+      'post_quant_conv': (self._post_quant_conv, codes),
     }
     params = {
       name: module.init(rng, x)['params']
       for name, (module, x) in inputs.items()
     }
-    params['quantizer'] = self._init_quantizer(rngs.stream(rng, 'codebook'))
+    weights = self._quantizer.init(self.spec, rngs.stream(rng, 'codebook'))
+    if weights:
+      params['quantizer'] = weights
     return convnet.draw_kernels(params, rngs.stream(rng, 'kernels'))
 
   def encode(self, params: PyTree, images: Float[Array, 'B H W 3']) -> Codes:
-    """Images in [-1, 1] to int32 codes [B, L, 1], coarse to fine."""
+    """Images in [-1, 1] to int32 codes [B, L, R], coarse to fine."""
     features = self.encode_features(params, images)
-    return msvq.encode(self.quantizer(params), features)
+    return self.quantizer(params).encode(features)
 
   def decode(self, params: PyTree, codes: Codes) -> Float[Array, 'B H W 3']:
-    """Codes [B, L, 1] to images, clipped to [-1, 1]."""
-    features = msvq.sum_codes(self.quantizer(params), codes)
+    """Codes [B, L, R] to images, clipped to [-1, 1]."""
+    features = self.quantizer(params).decode(codes)
     return self.decode_features(params, features)
 
   def decode_features(
@@ -91,25 +98,10 @@ class MultiScaleVQVAE:
     """Summed code features to images, clipped to [-1, 1]."""
     return jnp.clip(self.decode_unclipped(params, features), -1, 1)
 
-  def quantizer(self, params: PyTree) -> msvq.Quantizer:
-    """The weights that turn codes into features, float32."""
-    spec = self.spec
-    weights = meta.unbox(params['quantizer'])
-    dim = spec.code_dim
-    none = {
-      'kernel': jnp.zeros((0, 3, 3, dim, dim)),
-      'bias': jnp.zeros((0, dim)),
-    }
-    phi = weights.get('phi', none)
-    return msvq.Quantizer(
-      codebook=weights['embedding'],
-      phi_kernel=phi['kernel'],
-      phi_bias=phi['bias'],
-      grids=spec.grids,
-      phi_count=spec.phi_count,
-      phi_ratio=spec.phi_ratio,
-      znorm=spec.znorm,
-    )
+  def quantizer(self, params: PyTree) -> Any:
+    """The weights that turn codes into features: a `base.Quantizer`."""
+    weights = meta.unbox(params.get('quantizer', {}))
+    return self._quantizer.bind(self.spec, weights)
 
   def encode_features(
     self,
@@ -135,54 +127,49 @@ class MultiScaleVQVAE:
     dropout_rng: jax.Array | None = None,
   ) -> Float[Array, 'B H W 3']:
     """Features to images as the training loss sees them, not clipped."""
-    x = _apply(self._quant_conv, params['post_quant_conv'], features)
+    x = _apply(self._post_quant_conv, params['post_quant_conv'], features)
     return _apply(self._decoder, params['decoder'], x, dropout_rng)
 
   def partial_images(
     self, params: PyTree, codes: Codes
   ) -> Float[Array, 'K B H W 3']:
-    """The image after each number of scales; the last is `decode`'s."""
-    sums = msvq.partial_sums(self.quantizer(params), codes)
+    """The image after each scale; the last is `decode`'s.
+
+    With several codes per position on one grid, after each code of them.
+    """
+    sums = self.quantizer(params).partial_sums(codes)
     # One scale at a time: the decoder's activations are the large part.
     return jax.lax.map(
       functools.partial(self.decode_features, params), jnp.stack(sums)
     )
 
-  def grow_images(self, params: PyTree, codes: Codes) -> list[Array]:
-    """The growing images [B, h, w, 3] of upstream's experimental mode."""
-    sums = msvq.grow_sums(self.quantizer(params), codes)
-    return [self.decode_features(params, features) for features in sums]
-
   @functools.cached_property
   def _encoder(self) -> convnet.Encoder:
-    return convnet.Encoder(self.spec, self.dtype)
+    return convnet.Encoder(self.spec, self._dtype)
 
   @functools.cached_property
   def _decoder(self) -> convnet.Decoder:
-    return convnet.Decoder(self.spec, self.dtype)
+    return convnet.Decoder(self.spec, self._dtype)
 
   @functools.cached_property
   def _quant_conv(self) -> nn.Conv:
-    size, axes = self.spec.quant_conv_size, (None, None)
-    return convnet.conv(self.spec.code_dim, size, self.dtype, axes=axes)
+    return self._conv(self.spec.code_dim)
 
-  def _init_quantizer(self, rng: jax.Array) -> PyTree:
-    spec, dim = self.spec, self.spec.code_dim
-    half_width = dim**-0.5 * _CODEBOOK_WIDTH
-    embedding = jax.random.uniform(
-      rng,
-      (spec.vocab, dim),
-      minval=-half_width,
-      maxval=half_width,
-    )
-    weights = {'embedding': _boxed(embedding, ('vocab', None))}
-    count = msvq.phi_modules(len(spec.scales), spec.phi_count, spec.phi_ratio)
-    if count:
-      weights['phi'] = {
-        'kernel': _boxed(jnp.zeros((count, 3, 3, dim, dim)), (None,) * 5),
-        'bias': _boxed(jnp.zeros((count, dim)), (None, None)),
-      }
-    return weights
+  @functools.cached_property
+  def _post_quant_conv(self) -> nn.Conv:
+    return self._conv(self.spec.latent_channels)
+
+  def _conv(self, channels: int) -> nn.Conv:
+    size, axes = self.spec.quant_conv_size, (None, None)
+    return convnet.conv(channels, size, self._dtype, axes=axes)
+
+  @property
+  def _dtype(self) -> Any:
+    return jnp.dtype(self.spec.compute_dtype)
+
+  @property
+  def _quantizer(self) -> type[Quantizer]:
+    return QUANTIZERS[self.spec.kind]
 
 
 def _apply(
@@ -197,7 +184,3 @@ def _apply(
   return module.apply(
     variables, x, deterministic=False, rngs={'dropout': dropout_rng}
   )
-
-
-def _boxed(value: Any, names: Iterable[str | None]) -> nn.LogicallyPartitioned:
-  return nn.LogicallyPartitioned(value, tuple(names))
