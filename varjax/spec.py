@@ -103,11 +103,15 @@ class TokenizerSpec:
       is below this.
     latent_dim: channels between the network and the convolutions around the
       quantiser (LlamaGen's z_channels); 0 is code_dim.
-    codes_per_position: R; several for the residual kind 'rq'.
+    codes_per_position: R; several for 'rq', and for 'lfq' and 'bsq', which
+      cut the bits of a position into R codes.
+    levels: of each channel, for 'fsq'.
     entropy: weight of the entropy penalty, which wants every choice sure and
       all codes used.
     entropy_diversity: weight, inside of it, of the second wish.
     entropy_temperature: of the soft choice, softmax(-distance^2 / this).
+    entropy_bits: channels of 'lfq' and 'bsq' whose joint use is measured
+      exactly; groups of them count as independent.
     compute_dtype: 'float32' or 'bfloat16', of the network; weights and the
       quantiser are always float32.
   """
@@ -134,9 +138,11 @@ class TokenizerSpec:
   revive_below: float = 0.1
   latent_dim: int = _added(0)
   codes_per_position: int = _added(1)
+  levels: tuple[int, ...] = _added(())
   entropy: float = _added(0.0)
   entropy_diversity: float = _added(1.0)
   entropy_temperature: float = _added(0.01)
+  entropy_bits: int = _added(1)
   compute_dtype: str = _added('float32')
 
   @property

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 import dataclasses
 
-from varjax import errors
+from varjax import errors, tokenizer_rules
 from varjax.spec import TokenizerSpec
 
 _FLOPS = 2  # a multiply and an add
@@ -69,7 +69,7 @@ def tokenizer_parameter_counts(
   return TokenizerParameterCounts(
     encoder=sum(layer.params for layer in encoder_layers(spec)),
     decoder=sum(layer.params for layer in decoder_layers(spec)),
-    codebook=spec.vocab * spec.code_dim,
+    codebook=spec.vocab * spec.code_dim if _has_codebook(spec) else 0,
     phi=phis * phi.params,
     quant_conv=before.params,
     post_quant_conv=after.params,
@@ -114,8 +114,10 @@ def _quantizer_flops(spec: TokenizerSpec) -> tuple[int, int, int]:
   """Looking codes up, summing them, and making what is looked up next."""
   finest, grids = spec.grids[-1], spec.grids
   positions = sum(h * w for h, w in grids)
-  search = positions * _FLOPS * spec.code_dim * spec.vocab
-  search *= spec.codes_per_position
+  search = 0
+  if _has_codebook(spec):
+    search = positions * _FLOPS * spec.code_dim * spec.vocab
+    search *= spec.codes_per_position
   if spec.kind != 'msvq':
     return search, 0, 0  # additions and roundings count none
   # Each scale but the finest is resized down to read it and up to sum it.
@@ -139,10 +141,14 @@ def _teacher_flops(spec: TokenizerSpec) -> int:
 
 def _penalty_flops(spec: TokenizerSpec) -> int:
   """The entropy penalty of a learned codebook: all distances, both ways."""
-  if not spec.entropy:
-    return 0
+  if not spec.entropy or not _has_codebook(spec):
+    return 0  # that of bits is elementwise
   height, width = spec.grids[-1]
   return 3 * _FLOPS * height * width * spec.code_dim * spec.vocab
+
+
+def _has_codebook(spec: TokenizerSpec) -> bool:
+  return spec.kind in tokenizer_rules.WITH_CODEBOOK
 
 
 def _has_phi(spec: TokenizerSpec) -> bool:

@@ -6,12 +6,17 @@ serves imported tokenizers. No JAX in here.
 
 from __future__ import annotations
 
+import math
+
 from varjax import errors
 from varjax.spec import TokenizerSpec
 
-KINDS = ('msvq', 'rq', 'vq')
+KINDS = ('bsq', 'fsq', 'lfq', 'msvq', 'rq', 'vq')
 # Kinds with a learned table of code vectors.
 WITH_CODEBOOK = ('msvq', 'rq', 'vq')
+_BINARY = ('bsq', 'lfq')
+# Codes are counted in a table of this many columns.
+_MAX_VOCAB = 1 << 24
 _DTYPES = ('float32', 'bfloat16')
 
 
@@ -49,23 +54,65 @@ def check(spec: TokenizerSpec) -> None:
       raise errors.ConfigError(f'{_named(spec, key)}: must be {allowed}')
   for key, needs in (
     ('revive_every', WITH_CODEBOOK),
-    ('entropy', ('vq',)),
+    ('entropy', ('vq', *_BINARY)),
     ('znorm', ('msvq', 'vq')),
+    ('levels', ('fsq',)),
   ):
     if getattr(spec, key) and kind not in needs:
       raise errors.ConfigError(
         f'{_named(spec, key)}: kind={kind!r} has no use for it, only '
         f'{", ".join(needs)}'
       )
-  if spec.codes_per_position > 1 and kind != 'rq':
+  if spec.codes_per_position > 1 and kind not in ('rq', *_BINARY):
     raise errors.ConfigError(
       f'{_named(spec, "codes_per_position")}: kind={kind!r} has one code per '
-      "position; use kind='rq' or set it to 1"
+      'position; only rq, lfq and bsq have several'
     )
   if kind != 'msvq' and len(spec.grids) != 1:
     raise errors.ConfigError(
       f'{_named(spec, "scales")}: kind={kind!r} has one grid, such as (16,)'
     )
+  if kind == 'fsq':
+    _check_levels(spec)
+  if kind in _BINARY:
+    _check_bits(spec)
+
+
+def _check_levels(spec: TokenizerSpec) -> None:
+  if not spec.levels or min(spec.levels) < 2:
+    raise errors.ConfigError(
+      f'{_named(spec, "levels")}: needs at least 2 for every channel, such as '
+      '(8, 5, 5, 5)'
+    )
+  _equal(spec, 'code_dim', len(spec.levels), 'channels with levels')
+  _equal(spec, 'vocab', math.prod(spec.levels), 'the product of the levels')
+  _check_vocab(spec)
+
+
+def _check_bits(spec: TokenizerSpec) -> None:
+  for key in ('codes_per_position', 'entropy_bits'):
+    value = getattr(spec, key)
+    if value < 1 or spec.code_dim % value:
+      raise errors.ConfigError(
+        f'{_named(spec, key)}: must divide tokenizer.code_dim='
+        f'{spec.code_dim}, the bits of a position'
+      )
+  bits = spec.code_dim // spec.codes_per_position
+  _equal(spec, 'vocab', 1 << bits, f'2 to the {bits} bits of a code')
+  _check_vocab(spec)
+
+
+def _check_vocab(spec: TokenizerSpec) -> None:
+  if spec.vocab > _MAX_VOCAB:
+    raise errors.ConfigError(
+      f'{_named(spec, "vocab")}: at most {_MAX_VOCAB}, codes are counted one '
+      'by one; lfq and bsq can have more codes_per_position'
+    )
+
+
+def _equal(spec: TokenizerSpec, key: str, value: int, meaning: str) -> None:
+  if getattr(spec, key) != value:
+    raise errors.ConfigError(f'{_named(spec, key)}: must be {value}, {meaning}')
 
 
 def _named(spec: TokenizerSpec, key: str) -> str:

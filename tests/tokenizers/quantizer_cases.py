@@ -25,7 +25,13 @@ SPECS = {
   'vq-cosine': spec('vq', znorm=True, latent_dim=6),
   'vq-entropy': spec('vq', entropy=0.1, entropy_temperature=2.0),
   'rq': spec('rq', codes_per_position=3),
-}
+  'fsq': spec('fsq', levels=(5, 4, 3), code_dim=3, vocab=60),
+  'lfq': spec('lfq', code_dim=6, vocab=64, entropy=0.1, entropy_bits=3),
+  'bsq': spec(
+    'bsq', code_dim=6, vocab=8, codes_per_position=2, entropy=0.1,
+    entropy_temperature=0.5,
+  ),
+}  # fmt: skip
 
 
 def quantizer(tokenizer_spec, seed=0):

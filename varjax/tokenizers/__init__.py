@@ -13,6 +13,9 @@ from varjax.tokenizers.autoencoder import Autoencoder
 from varjax.tokenizers.base import Tokenizer
 
 TOKENIZERS: dict[str, type[Tokenizer]] = {
+  'bsq': Autoencoder,
+  'fsq': Autoencoder,
+  'lfq': Autoencoder,
   'msvq': Autoencoder,
   'rq': Autoencoder,
   'vq': Autoencoder,

@@ -27,6 +27,9 @@ from varjax import rng as rngs
 from varjax.spec import TokenizerSpec
 from varjax.tokenizers import convnet, msvq
 from varjax.tokenizers.base import Quantizer, code_spec
+from varjax.tokenizers.bsq import SphericalQuantizer
+from varjax.tokenizers.fsq import ScalarQuantizer
+from varjax.tokenizers.lfq import LookupFreeQuantizer
 from varjax.tokenizers.rq import ResidualQuantizer
 from varjax.tokenizers.vq import VectorQuantizer
 from varjax.types import Codes, CodeSpec, PyTree
@@ -35,6 +38,9 @@ QUANTIZERS: dict[str, type[Quantizer]] = {
   'msvq': msvq.Quantizer,
   'vq': VectorQuantizer,
   'rq': ResidualQuantizer,
+  'fsq': ScalarQuantizer,
+  'lfq': LookupFreeQuantizer,
+  'bsq': SphericalQuantizer,
 }
 
 
