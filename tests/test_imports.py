@@ -36,7 +36,7 @@ LAYERS = (
   ('tasks', 'pipeline', 'interop', 'features'),
   ('inputs', 'warmstart', 'runs', 'evaluate', 'recording'),
   ('step',),
-  ('train', 'artifacts'),
+  ('train', 'artifacts', 'aot'),
   ('launch', 'tools', 'cli', '__main__'),
 )  # fmt: skip
 # Fitting reads records; planning also counts work and updates.
@@ -180,6 +180,7 @@ def _run(code: str) -> None:
     ('flops', 'params', 'memory', 'tokenizer_costs'),
     ('config', 'sweep', 'identity', 'schedule'),
     ('scaling',),
+    ('compilation',),
   ],
 )
 def test_planning_and_fitting_load_no_jax(groups):

@@ -1,8 +1,8 @@
 """The console script `varjax COMMAND`; each command is a module of tools/.
 
 Bad input ends in one sentence on stderr and the error's exit code: 2 for
-input, 3 for a refused fit, 4 for a run that stopped, 143 for a signal.
-Anything else is a defect and shows its traceback.
+input, 3 for a refused fit, 4 for a run that stopped, 5 for one that does
+not fit, 143 for a signal. Anything else is a defect and shows its traceback.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ COMMANDS = {
   'fit': 'fit scaling laws to records or to any table',
   'plan': 'turn a compute budget into a training plan',
   'design': 'propose a sweep that can be fitted, before spending',
+  'aot': 'ask the TPU compiler whether a run fits a slice, without a TPU',
   'report': 'write report.html and report.md of a sweep',
   'import-official': 'official VAR checkpoints to a tokenizer and a workdir',
   'export-official': 'a trained run to official VAR checkpoints',

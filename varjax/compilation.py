@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import pathlib
 
-import jax
-
 
 def cache_directory() -> pathlib.Path:
   """Where varjax keeps what can be made again; VARJAX_CACHE moves it."""
@@ -19,6 +17,9 @@ def enable_cache() -> None:
 
   JAX's own JAX_COMPILATION_CACHE_DIR wins where it is set.
   """
+  # Plans read the directory, and load no JAX.
+  import jax
+
   if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
     path = str(cache_directory() / 'xla')
     jax.config.update('jax_compilation_cache_dir', path)

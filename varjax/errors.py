@@ -45,6 +45,12 @@ class FitRefused(VarjaxError):
   exit_code = 3
 
 
+class DoesNotFit(VarjaxError):
+  """A run needs more memory than a device of its slice has."""
+
+  exit_code = 5
+
+
 class Interrupted(VarjaxError):
   """A stop signal arrived; the state was saved and the run can go on."""
 

@@ -54,6 +54,11 @@ class Roofline:
     """Without any."""
     return self.compute_s + self.hbm_s + self.link_s
 
+  def with_link(self, sent: float, seconds: float) -> Roofline:
+    """The same work, sending `sent` bytes in `seconds` instead."""
+    made = dataclasses.replace(self, link_bytes=sent, link_s=seconds)
+    return dataclasses.replace(made, mfu=self.mfu * self.step_s / made.step_s)
+
   @property
   def bound(self) -> str:
     """What the step waits for: compute, memory or interconnect."""

@@ -55,6 +55,25 @@ class Topology:
     return 2 if whole and size % 4 == 0 else 1
 
 
+def slices(device: Device) -> tuple[Topology, ...]:
+  """Slices of a TPU that doubling makes, small to large; others exist.
+
+  Up to a pod of v5e or v6e and 512 chips in three dimensions; GPUs by
+  doubling up to a node.
+  """
+  dimensions = device.torus or 1
+  smallest = {2: (2, 2), 3: (2, 2, 1)}.get(device.torus, (1,))
+  largest = min(device.island, 512)
+  found = [Topology(device, smallest)]
+  while (last := found[-1]).count * 2 <= largest:
+    axes = list(last.axes)
+    # The last of the shortest axes doubles: 2x2, 2x4, 4x4.
+    short = max(i for i in range(dimensions) if axes[i] == min(axes))
+    axes[short] *= 2
+    found.append(Topology(device, tuple(axes)))
+  return tuple(found)
+
+
 def parse(text: str) -> Topology:
   """The topology of a text such as `v5e:4x4`.
 

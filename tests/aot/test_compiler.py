@@ -1,0 +1,128 @@
+"""The real train step from shapes alone, compiled for virtual CPU devices."""
+
+import math
+import pathlib
+
+import jax
+import pytest
+import tiny
+
+from varjax import errors, identity, sharding, topology
+from varjax.aot import abstract, compiler, target
+from varjax.spec import MeshSpec
+from varjax.step import TrainState
+
+NOWHERE = pathlib.Path('nowhere')
+
+
+def _run(mesh='1,4,2', **values):
+  sizes = dict(zip(('data', 'fsdp', 'tensor'), mesh.split(','), strict=True))
+  meshes = {f'mesh.{axis}': int(size) for axis, size in sizes.items()}
+  return tiny.var_run(NOWHERE, NOWHERE, NOWHERE, **meshes, **values)
+
+
+def _local_bytes(tree):
+  return sum(
+    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+    for x in jax.tree.leaves(tree)
+  )
+
+
+@pytest.fixture(scope='module')
+def lowered():
+  mesh = sharding.make_mesh(MeshSpec(1, 4, 2))
+  return compiler.lower(_run(), mesh)
+
+
+@pytest.fixture(scope='module')
+def result(lowered):
+  return compiler.compile_lowered(lowered)
+
+
+def test_arguments_are_the_sharded_state_and_batch(lowered, result):
+  args, _ = lowered.in_avals
+  state = lowered.args_info[0][0]
+  assert isinstance(state, TrainState)
+  run = _run()
+  mesh = sharding.make_mesh(run.mesh)
+  inputs = abstract.frozen(run, mesh), abstract.batch(run, mesh)
+  whole = sum(
+    math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(args)
+  )
+  memory = result.memory
+  assert _local_bytes(inputs) < memory.arguments < whole
+  # The donated state comes back in place.
+  assert 0 < memory.alias <= memory.outputs <= memory.arguments
+  assert result.used_bytes == memory.peak >= memory.arguments
+
+
+def test_what_is_sharded_is_gathered_and_reduced(result):
+  assert result.fits
+  assert result.bounded
+  assert result.refusal == ''
+  assert result.collectives['all-gather'].count > 0
+  reduced = {'all-reduce', 'reduce-scatter'} & set(result.collectives)
+  assert reduced
+  assert result.wire_bytes > 0
+  assert set(result.versions) == {'jax', 'jaxlib', 'libtpu'}
+
+
+def test_abstract_images_and_tokenizers():
+  mesh = sharding.make_mesh(MeshSpec(-1, 1, 1))
+  run = _run('-1,1,1', input='images')
+  assert abstract.batch(run, mesh)['image'].shape == (8, 16, 16, 3)
+  whole = abstract.frozen(run, mesh)['tokenizer']
+  assert {'encoder', 'decoder', 'quantizer'} <= set(whole)
+  stage_1 = tiny.tokenizer_run(NOWHERE)
+  assert abstract.frozen(stage_1, mesh) == {}
+  assert set(abstract.batch(stage_1, mesh)) == {'image', 'label'}
+  with pytest.raises(errors.ConfigError, match='batch_size=6'):
+    abstract.batch(_run(batch_size=6), mesh)
+
+
+def test_one_compile_for_one_program(tmp_path, monkeypatch, lowered, result):
+  monkeypatch.setenv('VARJAX_CACHE', str(tmp_path))
+  monkeypatch.setattr(target, 'devices', lambda _: jax.devices())
+  calls = []
+
+  def lower(*_):
+    calls.append('lower')
+    return lowered
+
+  def compile_lowered(_):
+    calls.append('compile')
+    return result
+
+  monkeypatch.setattr(compiler, 'lower', lower)
+  monkeypatch.setattr(compiler, 'compile_lowered', compile_lowered)
+  slice_ = topology.parse('v5e:2x4')
+  assert compiler.compiled(_run(), slice_) == result
+  assert compiler.compiled(_run(), slice_) == result
+  assert calls == ['lower', 'compile']
+  # Code that was edited is lowered again; the same program needs no compile.
+  monkeypatch.setattr(identity, 'code_version', lambda: 'edited')
+  assert compiler.compiled(_run(), slice_) == result
+  assert compiler.compiled(_run(), slice_) == result
+  assert calls == ['lower', 'compile', 'lower']
+
+
+class _Refusing:
+  """A lowered program whose compiler says `text`."""
+
+  def __init__(self, text):
+    self._text = text
+
+  def compile(self):
+    raise jax.errors.JaxRuntimeError(self._text)
+
+
+def test_too_much_memory_is_a_result_and_other_errors_are_errors():
+  text = 'RESOURCE_EXHAUSTED: Used 20.20G of 15.75G hbm. Exceeded.\nProgram'
+  found = compiler.compile_lowered(_Refusing(text))
+  assert not found.fits
+  assert found.used_bytes == round(20.20 * 2**30)
+  assert found.limit_bytes == round(15.75 * 2**30)
+  assert found.refusal == text.splitlines()[0]
+  assert found.memory is None
+  with pytest.raises(errors.ConfigError, match='INTERNAL: bug'):
+    compiler.compile_lowered(_Refusing('INTERNAL: bug\nstack'))

@@ -1,0 +1,57 @@
+"""What a train step is called with, as shapes alone.
+
+The abstract twin of `inputs.open_inputs`: no data, no trained tokenizer.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+
+from varjax import sharding
+from varjax.spec import RunSpec
+from varjax.tokenizers import make_tokenizer
+from varjax.types import Batch, PyTree
+
+
+def frozen(run: RunSpec, mesh: Mesh) -> PyTree:
+  """Weights that the task of `run` reads and never changes, replicated."""
+  if run.task == 'reconstruct':
+    return {}
+  tokenizer = make_tokenizer(run.tokenizer, run.data.resolution)
+
+  def weights(key: jax.Array) -> PyTree:
+    params = nn.meta.unbox(tokenizer.init(key, run.data.resolution))
+    if run.input == 'images':
+      return {'tokenizer': params}
+    return {'quantizer': tokenizer.quantizer(params)}
+
+  shapes = jax.eval_shape(weights, jax.random.key(0))
+  everywhere = sharding.replicated(mesh)
+  return jax.tree.map(lambda x: _shaped(x.shape, x.dtype, everywhere), shapes)
+
+
+def batch(run: RunSpec, mesh: Mesh) -> Batch:
+  """A training batch of `run`, its images split as the loop splits them.
+
+  Raises:
+    ConfigError: the batch does not divide over the mesh.
+  """
+  sharding.check_batch_size('batch_size', run.batch_size, mesh)
+  rows = sharding.batch_sharding(mesh)
+  size, side = run.batch_size, run.data.resolution
+  shaped = {'label': _shaped((size,), jnp.int32, rows)}
+  if run.task == 'generate' and run.input == 'codes':
+    tokenizer = make_tokenizer(run.tokenizer, side)
+    codes = tokenizer.code_spec
+    shape = (size, codes.positions, codes.codes_per_position)
+    shaped['codes'] = _shaped(shape, jnp.int32, rows)
+  else:
+    shaped['image'] = _shaped((size, side, side, 3), jnp.uint8, rows)
+  return shaped
+
+
+def _shaped(shape, dtype, where: NamedSharding) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(shape, dtype, sharding=where)

@@ -1,0 +1,121 @@
+"""Lower and compile the real train step for a slice that is not there.
+
+The program is `step.Program`, the one that the train loop runs, from shapes
+alone: no data, no weights, no device.
+"""
+
+from __future__ import annotations
+
+import time
+
+import jax
+from jax.sharding import Mesh
+
+from varjax import collectives, errors, schedule, sharding
+from varjax.aot import abstract, cache, refusal, target
+from varjax.aot.compiled import Compiled, Memory, Traffic
+from varjax.spec import RunSpec
+from varjax.step import Program
+from varjax.topology import Topology
+
+# Only turns epochs into updates, which are constants of the schedules.
+_IMAGES = 1_281_167
+
+
+def compiled(run: RunSpec, slice_: Topology) -> Compiled:
+  """What the compiler says of a run on a slice, from the cache or anew.
+
+  `target.prepare` must have been called.
+
+  Raises:
+    ConfigError: the mesh or the batch does not fit the slice, or the
+      compiler refuses for another reason than memory.
+  """
+  known = cache.find(run, slice_)
+  if known is not None:
+    return known
+  mesh = sharding.make_mesh(run.mesh, target.devices(slice_))
+  lowered = lower(run, mesh)
+  order = [device.id for device in mesh.devices.flat]
+  program = cache.program_key(lowered.as_text(), slice_, order)
+  result = cache.find_program(program)
+  if result is None:
+    result = compile_lowered(lowered)
+  cache.save(run, slice_, program, result)
+  return result
+
+
+def lower(run: RunSpec, mesh: Mesh) -> jax.stages.Lowered:
+  """The train step of the run's last stage, which has every position.
+
+  Args:
+    run: what is trained.
+    mesh: of real or described devices.
+
+  Raises:
+    ConfigError: the batch or a parameter does not divide over the mesh.
+  """
+  steps = schedule.resolve_run(run, _IMAGES)
+  program = Program(run, steps, mesh)
+  _, stage = max(program.task.stages(steps), key=lambda item: item[0])
+  frozen, batch = abstract.frozen(run, mesh), abstract.batch(run, mesh)
+  state = program.abstract
+  with sharding.use_mesh(mesh):
+    return program.jitted(stage).lower(state, frozen, batch)
+
+
+def compile_lowered(lowered: jax.stages.Lowered) -> Compiled:
+  """Compiles, and reads memory and collectives from the result.
+
+  Raises:
+    ConfigError: the compiler refuses for another reason than memory.
+  """
+  start = time.monotonic()
+  try:
+    program = lowered.compile()
+  except jax.errors.JaxRuntimeError as error:
+    return _refused(str(error), time.monotonic() - start)
+  seconds = time.monotonic() - start
+  stats = program.memory_analysis()
+  found = collectives.parse(program.as_text())
+  memory = Memory(
+    arguments=stats.argument_size_in_bytes,
+    outputs=stats.output_size_in_bytes,
+    alias=stats.alias_size_in_bytes,
+    temp=stats.temp_size_in_bytes,
+    code=stats.generated_code_size_in_bytes,
+    peak=stats.peak_memory_in_bytes,
+  )
+  return Compiled(
+    fits=True,
+    used_bytes=memory.peak,
+    limit_bytes=None,
+    memory=memory,
+    collectives={
+      kind: Traffic(one.count, one.bytes, one.wire_bytes)
+      for kind, one in collectives.totals(found).items()
+    },
+    bounded=all(one.bounded for one in found),
+    refusal='',
+    seconds=seconds,
+    versions=target.versions(),
+  )
+
+
+def _refused(message: str, seconds: float) -> Compiled:
+  sizes = refusal.parse(message)
+  if sizes is None:
+    raise errors.ConfigError(
+      f'the compiler refuses the program: {message.strip().splitlines()[0]}'
+    )
+  return Compiled(
+    fits=False,
+    used_bytes=sizes.used_bytes,
+    limit_bytes=sizes.limit_bytes,
+    memory=None,
+    collectives={},
+    bounded=True,
+    refusal=message.strip().splitlines()[0],
+    seconds=seconds,
+    versions=target.versions(),
+  )

@@ -1,0 +1,164 @@
+"""`varjax aot`: does a run fit a TPU slice? Asks the real TPU compiler.
+
+  varjax aot --config experiments/var_imagenet256.py:size=d16 \
+    --topology v5e:4x4
+  varjax aot --config experiments/var_imagenet256.py:size=d30 \
+    --topology v5e:16x16 --mesh 4,64,1 --json d30.json
+  varjax aot --config experiments/var_imagenet256.py:size=d30 \
+    --topology v5e:4x4 --search
+
+No TPU, no data and no trained tokenizer are needed, only the extra `tpu`. A
+compile takes minutes; its result is kept by content. Exit code 5: it does
+not fit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import sys
+
+from varjax import errors, topology
+from varjax.aot import cache, search, target
+from varjax.aot import report as reports
+from varjax.aot.compiled import Compiled
+from varjax.spec import MeshSpec, RunSpec
+from varjax.tools import arguments
+from varjax.topology import Topology
+
+
+def main(argv: list[str]) -> int:
+  """Prints what the compiler says; returns the exit code.
+
+  Args:
+    argv: arguments behind `varjax aot`.
+
+  Raises:
+    DoesNotFit: one device would need more memory than it has.
+    ConfigError: bad arguments, or no compiler installed.
+  """
+  argv, overrides = arguments.split_overrides(argv)
+  args = _parser().parse_args(argv)
+  slice_ = topology.parse(args.topology)
+  if args.mesh:
+    overrides |= mesh_overrides(args.mesh)
+  run = arguments.load_run(args.config, overrides)
+  if args.search:
+    return _search(args, run, slice_)
+  result = ask(run, slice_)
+  report = reports.describe(run, slice_, result)
+  print(reports.to_text(report))
+  if args.json:
+    _write(args.json, reports.to_json(report))
+  if not result.fits:
+    raise errors.DoesNotFit(refusal(run, slice_, report))
+  return 0
+
+
+def ask(run: RunSpec, slice_: Topology) -> Compiled:
+  """The compiler's answer, from the cache without JAX where it is known."""
+  known = cache.find(run, slice_)
+  if known is not None:
+    return known
+  target.prepare()
+  # JAX starts only now, in the environment that `prepare` made.
+  from varjax.aot import compiler
+
+  return compiler.compiled(run, slice_)
+
+
+def refusal(run: RunSpec, slice_: Topology, report: reports.Report) -> str:
+  """One sentence: the sizes, and what should fit instead."""
+  data, fsdp, tensor = report.mesh
+  used = reports.gib(report.compiled.used_bytes)
+  text = (
+    f'{report.name} does not fit {slice_} with mesh {data},{fsdp},{tensor}, '
+    f'batch {report.batch_size} in {report.accumulate} and remat '
+    f'{report.remat}: a device needs {used} of '
+    f'{reports.gib(report.limit_bytes)}'
+  )
+  if run.task == 'reconstruct':
+    return f'{text}; lower batch_size or raise optim.accumulate'
+  found = search.suggestions(run, slice_)
+  if not found:
+    return f'{text}; no slice of {slice_.device.name} that is listed fits it'
+  lines = [f'{c.flags} ({reports.gib(c.estimate_bytes)})' for c in found]
+  return (
+    f'{text}; by the analytic estimate, not compiled, these fit:\n  '
+    + '\n  '.join(lines)
+  )
+
+
+def mesh_overrides(text: str) -> dict[str, str]:
+  """`data,fsdp,tensor` as overrides of a config.
+
+  Raises:
+    ConfigError: not three integers.
+  """
+  sizes = text.split(',')
+  if len(sizes) != 3 or not all(s.lstrip('-').isdigit() for s in sizes):
+    raise errors.ConfigError(
+      f'--mesh={text!r}: must be data,fsdp,tensor, such as 1,-1,1'
+    )
+  names = [field.name for field in dataclasses.fields(MeshSpec)]
+  return {f'mesh.{n}': s for n, s in zip(names, sizes, strict=True)}
+
+
+def _search(args: argparse.Namespace, run: RunSpec, slice_: Topology) -> int:
+  """Compiles the most promising ways; prints a table of those that fit."""
+
+  def say(line: str) -> None:
+    print(line, flush=True)
+
+  found = search.search(run, slice_, ask, args.tries, say)
+  if args.json:
+    _write(args.json, [reports.to_json(report) for report in found])
+  if not found:
+    raise errors.DoesNotFit(
+      f'{run.name} does not fit {slice_} in any of the {args.tries} ways '
+      'compiled; raise --tries, take a larger slice or a smaller batch'
+    )
+  print(search.table(found))
+  return 0
+
+
+def _write(path: str, values: object) -> None:
+  file = pathlib.Path(path)
+  if not file.parent.is_dir():
+    raise errors.ConfigError(f'--json={path}: the folder does not exist')
+  file.write_text(json.dumps(values, indent=1, allow_nan=False) + '\n')
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog='varjax aot',
+    description=__doc__,
+    epilog=arguments.OVERRIDE_HELP,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  add = parser.add_argument
+  add('--config', required=True, help=arguments.CONFIG_HELP)
+  add(
+    '--topology',
+    required=True,
+    help='slice to compile for, as v5e:4x4, v6e:4x4, v4:2x2x4 or v5p:4x4x4',
+  )
+  add('--mesh', help='data,fsdp,tensor; one may be -1 (as --mesh=-1,1,1)')
+  add(
+    '--search',
+    action='store_true',
+    help='try meshes, remat policies and parts of the batch, the most '
+    'promising first, and rank those that fit',
+  )
+  add(
+    '--tries', type=int, default=4, help='programs that --search compiles (4)'
+  )
+  add('--json', help='file for the report, or the list of reports')
+  return parser
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))
