@@ -24,5 +24,5 @@ def compiled(used, limit=15.75 * GIB, sent=0.0):
     bounded=True,
     refusal='',
     seconds=1.0,
-    versions={'jax': '0'},
+    versions={'jax': '0', 'libtpu': '0'},
   )

@@ -13,8 +13,11 @@ import argparse
 import pandas as pd
 
 from varjax import devices, errors, memory, topology
+from varjax.aot import cache, report
+from varjax.aot.compiled import Compiled
 from varjax.scaling import costs, slices
 from varjax.spec import RunSpec
+from varjax.tools import aot
 from varjax.topology import Topology
 
 _DEFAULT_MFU = 0.4
@@ -33,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   add('--mesh', help='data,fsdp,tensor; one may be -1 (as --mesh=-1,1,1)')
   add('--remat', choices=('none', 'dots', 'full'))
   add('--mfu', type=float, help=f'utilisation (default {_DEFAULT_MFU})')
+  add(
+    '--compile',
+    action='store_true',
+    help='ask the TPU compiler about the plan on --topology, as `varjax aot` '
+    'does (minutes); what it has said before is used in any case',
+  )
   add('--price', help='per device-hour, or a JSON file {device: price}')
 
 
@@ -90,14 +99,45 @@ def flops_of(
   return hours * 3600 * machine.device.peak_flops * machine.mfu
 
 
-def check(run: RunSpec, machine: costs.Machine | None) -> None:
+def check(
+  run: RunSpec, machine: costs.Machine | None, ask: bool = False
+) -> Compiled | None:
   """Refuses a run that its slice cannot hold.
 
+  Args:
+    run: the planned run.
+    machine: where.
+    ask: whether to run the compiler where it was not asked before.
+
+  Returns:
+    What the compiler said, None if it was not asked.
+
   Raises:
-    FitRefused: the estimate exceeds the memory of a device.
+    DoesNotFit: the compiler refuses it.
+    FitRefused: it was not asked, and the estimate exceeds the memory.
+    ConfigError: there is nothing to compile for.
   """
-  if machine and machine.topology:
-    slices.check_memory(run, machine.topology)
+  slice_ = machine.topology if machine else None
+  if slice_ is None:
+    if ask:
+      raise errors.ConfigError('--compile needs --topology')
+    return None
+  found = aot.ask(run, slice_) if ask else cache.find(run, slice_)
+  if found is None:
+    slices.check_memory(run, slice_)
+  elif not found.fits:
+    said = report.describe(run, slice_, found)
+    raise errors.DoesNotFit(aot.refusal(run, slice_, said))
+  return found
+
+
+def compiled_line(found: Compiled) -> str:
+  """What a plan says of a run that the compiler accepted."""
+  version = found.versions['libtpu']
+  return (
+    f'accepted by the TPU compiler (libtpu {version}): peak '
+    f'{report.gib(found.used_bytes)} a device'
+  )
 
 
 def _slice(args: argparse.Namespace, base: RunSpec) -> Topology | None:

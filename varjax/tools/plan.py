@@ -97,18 +97,23 @@ def main(argv: Sequence[str]) -> int:
       'give --budget FLOPS, --device_hours HOURS or --target_loss LOSS'
     )
   run = ladder.run(found.best.rung)
-  machines.check(recipe.apply(args.recipe, run, found.best.images), machine)
+  compiled = machines.check(
+    recipe.apply(args.recipe, run, found.best.images), machine, args.compile
+  )
   made = proposal.propose(
     ladder, found.best.rung, found.best.images, args.recipe, machine,
     at_least=args.target_loss is not None,
   )  # fmt: skip
   values = proposal.as_json(law, ladder, found, made, args.recipe, machine)
+  values['compiled'] = dataclasses.asdict(compiled) if compiled else None
   if repeat:
     values['repeat'] = repeats.compare(
       repeat, lambda value: planned(found.demand.flops, value, True)
     )
     values['warnings'] += values['repeat'].pop('warnings')
   print(plan_text.text(values))
+  if compiled:
+    print(machines.compiled_line(compiled))
   for path in _write(args, values, made.run, argv):
     print(f'wrote {path}')
   return 0
