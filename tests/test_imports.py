@@ -20,6 +20,7 @@ LAYERS = (
   ('errors', 'types', 'spec', 'rng'),
   (
     'coerce', 'validation', 'config', 'sweep', 'identity', 'records',
+    'evaluations',
     'schedule', 'progressive', 'params', 'tokenizer_costs', 'tokenizer_rules',
     'flops', 'memory', 'devices', 'topology', 'roofline', 'workdir', 'clock',
     'window', 'signals', 'progress', 'checksum', 'compilation', 'profiler',
@@ -34,7 +35,7 @@ LAYERS = (
   ('sampling',),
   # Feature networks read weights through interop; losses may use them.
   ('tasks', 'pipeline', 'interop', 'features'),
-  ('inputs', 'warmstart', 'runs', 'evaluate', 'recording'),
+  ('inputs', 'warmstart', 'runs', 'evaluate', 'recording', 'scoring'),
   ('step',),
   ('train', 'artifacts', 'aot'),
   ('launch', 'tools', 'cli', '__main__'),

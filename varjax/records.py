@@ -16,7 +16,7 @@ import types as py_types
 import typing
 from typing import Any
 
-from varjax import errors
+from varjax import errors, evaluations
 
 if typing.TYPE_CHECKING:
   import pandas as pd
@@ -200,7 +200,11 @@ def frame(records: list[RunRecord]) -> pd.DataFrame:
 
 
 def load(path: str | os.PathLike[str]) -> pd.DataFrame:
-  """`records.jsonl` (or `.parquet`) as a table, one row per run."""
+  """`records.jsonl` (or `.parquet`) as a table, one row per run.
+
+  Scores of `evaluations.jsonl`, beside it or in the trials of a sweep, are
+  columns after those of the schema.
+  """
   path = pathlib.Path(path)
   if path.suffix == '.parquet':
     if not path.is_file():
@@ -208,7 +212,8 @@ def load(path: str | os.PathLike[str]) -> pd.DataFrame:
     import pandas as pd
 
     return pd.read_parquet(path)
-  return frame(latest(read(path)))
+  table = frame(latest(read(path)))
+  return evaluations.join(table, evaluations.beside(path))
 
 
 def load_curves(path: str | os.PathLike[str]) -> pd.DataFrame:

@@ -1,0 +1,117 @@
+"""How well a tokenizer gives images back: pair by pair, and as a set.
+
+PSNR, SSIM and a perceptual distance compare an image with its own
+reconstruction; the reconstruction Frechet distance ("rFID") compares the
+two sets. Both are of 8-bit images, as they would be saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+
+from varjax.evals import moments, perceptual, recon, ssim
+from varjax.features import Network
+from varjax.scoring import scores, statistics
+from varjax.scoring.images import ImageSet
+from varjax.scoring.statistics import Extractor, Report
+
+# uint8 [n, H, W, 3] -> uint8 [n, H, W, 3]
+Reconstruct = Callable[[np.ndarray], np.ndarray]
+
+
+def evaluate(
+  reconstruct: Reconstruct,
+  images: ImageSet,
+  extract: Extractor,
+  *,
+  options: scores.Options | None = None,
+  cache: str = '',
+  label: str = 'reconstructions',
+  report: Report = lambda *_: None,
+) -> scores.Scores:
+  """Scores of a tokenizer, or of anything that gives images back.
+
+  Args:
+    reconstruct: from images to their reconstructions; called with batches
+      of one size, the last padded with zeros.
+    images: what is reconstructed, and the reference.
+    extract: the feature network.
+    options: of the set scores, which keep their names with an 'r' before
+      them ('rfd_efflite0').
+    cache: of the statistics of `images`, see `statistics.keep`.
+    label: what the reconstructions are, for people.
+    report: told (images done, images).
+
+  Returns:
+    Scores with 'psnr_db', 'ssim' (from 11 pixels on) and the perceptual
+    distance 'pd_NETWORK', each with its standard error over images.
+  """
+  pairs = _Pairs(extract.network, images.size)
+
+  def batches(size: int, first: int, step: int) -> Iterator[np.ndarray]:
+    for batch in images.batches(size, first, step):
+      count = len(batch)
+      pad = ((0, size - count), (0, 0), (0, 0), (0, 0))
+      padded = np.pad(batch, pad)
+      given = np.asarray(reconstruct(padded))
+      pairs.add(padded, given, count)
+      yield given[:count]
+
+  fingerprint = f'{label} of {images.fingerprint}'
+  back = dataclasses.replace(
+    images, label=label, fingerprint=fingerprint, batches=batches
+  )
+  reference = statistics.keep(extract, images, cache)
+  found = scores.score(extract(back, report), reference, extract.network,
+                       options)  # fmt: skip
+  mean, error = pairs.results()
+  return dataclasses.replace(
+    found,
+    values=mean | {f'r{name}': value for name, value in found.values.items()},
+    errors=error | {f'r{name}': value for name, value in found.errors.items()},
+  )
+
+
+class _Pairs:
+  """Means over pairs, with standard errors, over all processes."""
+
+  def __init__(self, network: Network, size: tuple[int, int]):
+    self._names = ['psnr_db', scores.name_of('pd', network.name)]
+    if min(size) >= ssim.WINDOW:
+      self._names.append('ssim')
+    self._compare = jax.jit(functools.partial(_compare, network))
+    self._params = network.params
+    self._moments = moments.Moments.empty(len(self._names))
+
+  def add(self, images: np.ndarray, given: np.ndarray, count: int) -> None:
+    values = jax.device_get(self._compare(self._params, images, given))
+    rows = np.stack([values[name] for name in self._names], 1)[:count]
+    self._moments = self._moments.merge(moments.Moments.of(rows))
+
+  def results(self) -> tuple[dict[str, float], dict[str, float]]:
+    total = moments.merge_processes(self._moments)
+    mean = dict(zip(self._names, total.mean.tolist(), strict=True))
+    if total.count < 2:
+      return mean, {}
+    error = np.sqrt(np.diag(total.covariance()) / total.count)
+    return mean, dict(zip(self._names, error.tolist(), strict=True))
+
+
+def _compare(
+  network: Network, params, images: jax.Array, given: jax.Array
+) -> dict[str, jax.Array]:
+  images, given = images.astype(np.float32), given.astype(np.float32)
+  maps = [network.forward(params, x).maps for x in (images, given)]
+  a, b = images / 127.5 - 1, given / 127.5 - 1
+  values = {
+    'psnr_db': recon.psnr(a, b),
+    scores.name_of('pd', network.name): perceptual.distance(*maps),
+  }
+  if min(images.shape[1:3]) >= ssim.WINDOW:
+    values['ssim'] = ssim.ssim(a, b)
+  return values

@@ -1,0 +1,228 @@
+"""Scores of a set of images against a reference.
+
+Every score carries the name of its network: `fid` is the distance in
+features of the TF-Inception network of 2015 and of nothing else. A
+comparison that would mean nothing is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from varjax import errors
+from varjax.evals import frechet, inception_score, kid, manifold
+from varjax.evals.moments import Moments
+from varjax.features import Network
+from varjax.scoring.statistics import Statistics
+
+# Below this, published scores of the same model differ by whole points.
+USUAL_IMAGES = 10_000
+# Names of the standard scores; other networks put theirs behind.
+_STANDARD = {
+  'inception2015': {
+    'fd': 'fid', 'sfd': 'sfid', 'kd': 'kid', 'is': 'is',
+    'precision': 'precision', 'recall': 'recall',
+  }
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """How scores are computed.
+
+  Attributes:
+    splits: of the Inception score.
+    neighbours: k of precision and recall.
+    kid_block: images in a block of KID.
+    limit: also extrapolate the Frechet distance to infinitely many images.
+    force: give a Frechet distance even of singular covariances.
+    seed: of the random subsets.
+  """
+
+  splits: int = inception_score.SPLITS
+  neighbours: int = manifold.NEIGHBOURS
+  kid_block: int = kid.BLOCK_IMAGES
+  limit: bool = False
+  force: bool = False
+  seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+  """Scores and what they are of.
+
+  Attributes:
+    values: by name, such as 'fd_efflite0'; errors: standard errors, where
+      there is an honest one.
+    warnings: sentences that belong to the numbers.
+    images, reference_images: how many; None where a file does not say.
+    network: name; identity: with weights and preprocessing.
+  """
+
+  values: dict[str, float]
+  errors: dict[str, float]
+  warnings: tuple[str, ...]
+  images: int
+  reference_images: int | None
+  samples: str
+  samples_fingerprint: str
+  reference: str
+  reference_fingerprint: str
+  network: str
+  identity: str
+
+  def as_json(self) -> dict[str, Any]:
+    """Plain values, for a file."""
+    return dataclasses.asdict(self)
+
+
+def name_of(kind: str, network: str) -> str:
+  """The name of a score: 'fd' and 'efflite0' give 'fd_efflite0'."""
+  return _STANDARD.get(network, {}).get(kind, f'{kind}_{network}')
+
+
+def score(
+  samples: Statistics,
+  reference: Statistics,
+  network: Network,
+  options: Options | None = None,
+) -> Scores:
+  """All scores that the two sets allow.
+
+  Raises:
+    DataError: another network, another resolution, or too few images for
+      any score.
+  """
+  options = options or Options()
+  _check(samples, reference)
+  assert samples.images is not None
+  warnings: list[str] = []
+  values: dict[str, float] = {}
+  spreads: dict[str, float] = {}
+
+  def put(kind: str, value: float, error: float | None = None) -> None:
+    values[name_of(kind, network.name)] = value
+    if error is not None:
+      spreads[name_of(kind, network.name)] = error
+
+  smaller = min(samples.images, reference.images or samples.images)
+  size = samples.pooled.mean.size
+  full_rank = smaller > size
+  if full_rank or options.force:
+    put('fd', _frechet(samples, reference, 'pooled'))
+    if samples.spatial is not None and reference.spatial is not None:
+      put('sfd', _frechet(samples, reference, 'spatial'))
+  distance = name_of('fd', network.name)
+  if not full_rank:
+    given = 'was forced and' if options.force else 'is not given: it'
+    warnings.append(
+      f'{distance} {given} would depend on the number of images more than on '
+      f'the images ({smaller} images, descriptors of {size} numbers); use '
+      f'{name_of("kd", network.name)}'
+    )
+  elif smaller < USUAL_IMAGES:
+    warnings.append(
+      f'{distance} of {smaller} images is too large by an amount that '
+      'depends on their number; compare it only with scores of as many images'
+    )
+  if options.limit and (full_rank or options.force):
+    found = _limit(samples, reference, options)
+    put('fd_limit', found.value, found.error)
+  if samples.features is not None and reference.features is not None:
+    _score_descriptors(samples, reference, options, put, warnings)
+  else:
+    warnings.append(
+      'the reference holds moments and no images, so there is no KID, '
+      'precision or recall'
+    )
+  if samples.logits is not None:
+    log_probs = inception_score.log_softmax(samples.logits)
+    splits = min(options.splits, samples.images)
+    sure = inception_score.inception_score(log_probs, splits)
+    put('is', sure.mean)
+    values[f'{name_of("is", network.name)}_deviation'] = sure.deviation
+  return Scores(
+    values=values,
+    errors=spreads,
+    warnings=tuple(warnings),
+    images=samples.images,
+    reference_images=reference.images,
+    samples=samples.label,
+    samples_fingerprint=samples.fingerprint,
+    reference=reference.label,
+    reference_fingerprint=reference.fingerprint,
+    network=network.name,
+    identity=network.identity,
+  )
+
+
+def _score_descriptors(samples, reference, options, put, warnings) -> None:
+  """Scores that need the descriptors of single images."""
+  found = kid.estimate(
+    samples.features,
+    reference.features,
+    block=options.kid_block,
+    seed=options.seed,
+  )
+  put('kd', found.value, found.error)
+  if found.error is None:
+    warnings.append(
+      f'the kernel distance of {found.block_images} images has no standard '
+      'error; 8 are needed'
+    )
+  if min(len(samples.features), len(reference.features)) > options.neighbours:
+    shares = manifold.precision_recall(
+      reference.features, samples.features, k=options.neighbours
+    )
+    put('precision', shares.precision)
+    put('recall', shares.recall)
+  if len(samples.features) != len(reference.features):
+    warnings.append(
+      f'precision and recall compare {len(samples.features)} with '
+      f'{len(reference.features)} images; both change with the numbers'
+    )
+
+
+def _check(samples: Statistics, reference: Statistics) -> None:
+  if samples.network != reference.network:
+    raise errors.DataError(
+      f'{samples.label} was seen by {samples.network}, {reference.label} by '
+      f'{reference.network}; scores compare features of one network'
+    )
+  if reference.size is not None and samples.size != reference.size:
+    sides = ['x'.join(map(str, s.size or ())) for s in (samples, reference)]
+    raise errors.DataError(
+      f'{samples.label} has images of {sides[0]} pixels, {reference.label} '
+      f'of {sides[1]}; a score of one resolution says nothing of another, so '
+      'resize the reference first'
+    )
+
+
+def _frechet(samples: Statistics, reference: Statistics, part: str) -> float:
+  a, b = getattr(samples, part), getattr(reference, part)
+  return frechet.distance(a.mean, a.covariance, b.mean, b.covariance)
+
+
+def _limit(
+  samples: Statistics, reference: Statistics, options: Options
+) -> frechet.Limit:
+  features = samples.features
+  if features is None:
+    raise errors.DataError(
+      f'{samples.label}: a limit needs the descriptors of single images'
+    )
+  target = reference.pooled
+
+  def estimate(index: np.ndarray) -> float:
+    part = Moments.of(features[index])
+    return frechet.distance(
+      part.mean, part.covariance(), target.mean, target.covariance
+    )
+
+  smallest = min(max(len(features) // 2, 2), len(features) - 2)
+  return frechet.limit(
+    estimate, len(features), seed=options.seed, smallest=smallest, points=6
+  )
