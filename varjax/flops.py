@@ -16,7 +16,7 @@ from varjax import errors
 from varjax.params import (
   ParameterCounts,
   Sequence,
-  hidden_width,
+  mlp_products,
   parameter_counts,
   sequence_of,
 )
@@ -56,7 +56,7 @@ class Flops:
     linear: per-position products of the blocks (qkv, projection, MLP).
     attention: logits and weighted sums.
     adaln: AdaLN projections of the blocks.
-    embed: projection of the input features.
+    embed: projection of the input features; looking up codes is free.
     head: codebook logits, and the AdaLN in front of them.
   """
 
@@ -214,6 +214,7 @@ def conventions(
   train = train_flops_per_image(model, sequence)
   dense = (1 + _BACKWARD) * _forward(model, sequence, sequence.positions**2)
   logits = 6 * sequence.positions * model.width * sequence.vocab
+  logits *= sequence.targets_per_position
   return Conventions(
     exact=train.total,
     exact_body=train.body,
@@ -225,15 +226,19 @@ def conventions(
 
 
 def _forward(model: ModelSpec, sequence: Sequence, pairs: int) -> Flops:
-  d, m = model.width, hidden_width(model)
+  d = model.width
   positions = sequence.positions
-  products = 4 * d * d + 2 * d * m
-  modulations = 1 if model.shared_adaln else model.depth
-  inputs = positions - sequence.start
+  products = 4 * d * d + mlp_products(model)
+  modulations, head_modulation = 0, 0
+  if model.norm == 'adaln':
+    modulations = 1 if model.shared_adaln else model.depth
+    head_modulation = 2 * 2 * d * d
+  inputs = 0 if sequence.symbols else positions - sequence.start
+  logits = sequence.targets_per_position * sequence.vocab
   return Flops(
     linear=2 * model.depth * positions * products,
     attention=2 * 2 * model.depth * pairs * d,
     adaln=2 * modulations * 6 * d * d,
     embed=2 * inputs * sequence.input_dim * d,
-    head=2 * positions * d * sequence.vocab + 2 * 2 * d * d,
+    head=2 * positions * d * logits + head_modulation,
   )

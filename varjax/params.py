@@ -26,6 +26,11 @@ class Sequence:
     vocab: codes V.
     num_positions: rows of the position table.
     num_steps: rows of the step ("level") table.
+    symbols: rows of the embedding tables of code inputs, all tables
+      together; 0 where inputs are features.
+    num_origins: rows of the table of input positions.
+    tokens: rows that predict something; 0 is all of them.
+    targets_per_position: codes R that such a row predicts.
   """
 
   block_sizes: tuple[int, ...]
@@ -34,11 +39,20 @@ class Sequence:
   vocab: int
   num_positions: int
   num_steps: int
+  symbols: int = 0
+  num_origins: int = 0
+  tokens: int = 0
+  targets_per_position: int = 1
 
   @property
   def positions(self) -> int:
-    """Positions of one image, L."""
+    """Rows of one image, L."""
     return sum(self.block_sizes)
+
+  @property
+  def predicted(self) -> int:
+    """Rows that predict something; losses are means over these."""
+    return self.tokens or self.positions
 
   @property
   def visible_pairs(self) -> int:
@@ -54,12 +68,13 @@ class ParameterCounts:
   """Numbers of weights; `total` is the sum of all fields.
 
   Attributes:
-    linear: qkv, projection and MLP of all blocks with their biases and the
-      per-head attention scale: what every position is multiplied with.
+    linear: qkv, projection and MLP of all blocks with their biases, the
+      per-head attention scale and learned normalisations: what every
+      position is multiplied with.
     adaln: AdaLN of the blocks, shared or not: used once per image.
-    input_embed: projection of the input features.
-    tables: class, start, position and step tables.
-    head_adaln: AdaLN in front of the head.
+    input_embed: projection of the input features, or table of the codes.
+    tables: class, start, position, step and origin tables.
+    head_adaln: AdaLN, or the plain normalisation, in front of the head.
     head: projection to the codebook.
   """
 
@@ -110,6 +125,12 @@ def hidden_width(model: ModelSpec) -> int:
   return round(model.width * model.mlp_ratio)
 
 
+def mlp_products(model: ModelSpec) -> int:
+  """Weights of the MLP's products: SwiGLU has two on the way in."""
+  products = 3 if model.mlp == 'swiglu' else 2
+  return products * model.width * hidden_width(model)
+
+
 def parameter_counts(
   model: ModelSpec, codes: TokenizerSpec | Sequence
 ) -> ParameterCounts:
@@ -123,22 +144,33 @@ def parameter_counts(
     The counts by part.
   """
   sequence = sequence_of(codes)
-  d, m = model.width, hidden_width(model)
-  attention = 3 * d * d + 2 * d + (d * d + d)  # no bias on the keys
-  mlp = (d * m + m) + (m * d + d)
+  d, m, bias = model.width, hidden_width(model), int(model.bias)
+  attention = 4 * d * d + 3 * d * bias  # q, v, projection; none on the keys
+  mlp = mlp_products(model)
+  if model.mlp == 'gelu':
+    mlp += (m + d) * bias
+  else:
+    mlp += d * bias  # The two halves of SwiGLU have none.
   head_scales = model.heads if model.l2_norm else 0
+  norm = {'adaln': 0, 'layernorm': d + d * bias, 'rmsnorm': d}[model.norm]
   modulation = 6 * d * d + 6 * d
-  if model.shared_adaln:
+  if model.norm != 'adaln':
+    adaln = 0
+  elif model.shared_adaln:
     adaln = modulation + model.depth * 6 * d
   else:
     adaln = model.depth * modulation
   tables = model.num_classes + 1 + sequence.start
-  tables += sequence.num_positions + sequence.num_steps
+  tables += sequence.num_steps + sequence.num_origins
+  if model.position == 'learned':
+    tables += sequence.num_positions
+  input_embed = sequence.symbols * d or sequence.input_dim * d + d
+  logits = sequence.targets_per_position * sequence.vocab
   return ParameterCounts(
-    linear=model.depth * (attention + mlp + head_scales),
+    linear=model.depth * (attention + mlp + head_scales + 2 * norm),
     adaln=adaln,
-    input_embed=sequence.input_dim * d + d,
+    input_embed=input_embed,
     tables=tables * d,
-    head_adaln=2 * d * d + 2 * d,
-    head=d * sequence.vocab + sequence.vocab,
+    head_adaln=2 * d * d + 2 * d if model.norm == 'adaln' else norm,
+    head=(d + bias) * logits,
   )

@@ -353,7 +353,8 @@ class VarPipeline:
   def _logits(self):
     def logits(weights, labels, codes):
       quantizer = self.tokenizer.quantizer(weights['tokenizer'])
-      example = self.order.example(quantizer, codes)
+      keys = jax.random.split(jax.random.key(0), codes.shape[0])
+      example = self.order.example(quantizer, codes, keys)
       variables = {'params': weights['model']}
       result = self.model.apply(
         variables,
@@ -361,6 +362,7 @@ class VarPipeline:
         example.inputs,
         positions=example.positions,
         steps=example.steps,
+        origins=example.origins,
       )
       return result[:, :, 0]
 
@@ -394,7 +396,10 @@ class VarPipeline:
       gumbel=gumbel,
       known=known,
     )
-    images = self.tokenizer.decode_features(weights['tokenizer'], features)
+    if features is None:
+      images = self.tokenizer.decode(weights['tokenizer'], codes)
+    else:
+      images = self.tokenizer.decode_features(weights['tokenizer'], features)
     return (images + 1) / 2, codes
 
   def _generate(self, labels, rng, cfg, top_k, top_p, smooth, gumbel, known):
@@ -419,18 +424,25 @@ class VarPipeline:
 
   def _split(self, codes: jax.Array) -> tuple[jax.Array, ...]:
     offsets = self.tokenizer.code_spec.offsets
+    per_position = codes.shape[-1]
+    last = (per_position,) if per_position > 1 else ()
     return tuple(
-      codes[:, start:stop, 0].reshape(-1, *grid)
+      codes[:, start:stop].reshape(-1, *grid, *last)
       for start, stop, grid in zip(
         offsets[:-1], offsets[1:], self.grids, strict=True
       )
     )
 
   def _join(self, codes: Sequence[jax.Array | np.ndarray]) -> jax.Array:
+    per_position = self.tokenizer.code_spec.codes_per_position
+    last = (per_position,) if per_position > 1 else ()
     shapes = [tuple(np.shape(c)[1:]) for c in codes]
-    if shapes != [tuple(grid) for grid in self.grids]:
+    if shapes != [(*grid, *last) for grid in self.grids]:
       raise errors.DataError(
         f'codes of shapes {shapes}: must have the scales {list(self.grids)}'
+        + (f' and {per_position} codes per position' if last else '')
       )
-    flat = [jnp.asarray(c, jnp.int32).reshape(len(c), -1) for c in codes]
-    return jnp.concatenate(flat, axis=1)[..., None]
+    flat = [
+      jnp.asarray(c, jnp.int32).reshape(len(c), -1, per_position) for c in codes
+    ]
+    return jnp.concatenate(flat, axis=1)

@@ -78,8 +78,29 @@ def optim_spec(run: specs.RunSpec) -> specs.OptimSpec:
   return dataclasses.replace(run.optim, schedule=f'lin{run.progressive.share}')
 
 
-def work(run: specs.RunSpec, steps: Steps, done: int) -> Work:
-  """What the first `done` updates of a `generate` run train on."""
+def work(
+  run: specs.RunSpec,
+  steps: Steps,
+  done: int,
+  sequence: flops.Sequence | None = None,
+) -> Work:
+  """What the first `done` updates of a `generate` run train on.
+
+  Args:
+    run: the run.
+    steps: its lengths.
+    done: updates made.
+    sequence: of the run's order; only next-scale needs none, and only it
+      has stages.
+  """
+  if sequence is not None and not run.progressive.share:
+    images = min(done, steps.total) * run.batch_size
+    per_image = flops.train_flops_per_image(run.model, sequence)
+    return Work(
+      tokens=images * sequence.predicted,
+      total=images * per_image.total,
+      body=images * per_image.body,
+    )
   tokens = total = body = 0
   for stage in stages(run, steps):
     images = max(0, min(done, stage.stop) - stage.start) * run.batch_size

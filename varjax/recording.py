@@ -26,7 +26,7 @@ from varjax import spec as specs
 from varjax.clock import Clock
 from varjax.evaluate import Evaluation
 from varjax.inputs import Inputs
-from varjax.orders import ORDERS
+from varjax.orders import make_order, sequence_of
 from varjax.records import RunRecord
 from varjax.runs import Resolved
 from varjax.workdir import Workdir
@@ -86,7 +86,9 @@ def _record(facts: Facts, measured: Measured) -> RunRecord:
   run, step = facts.run, measured.step
   clock = measured.clock
   images = step * run.batch_size
-  positions = flops.sequence_of(run.tokenizer).positions
+  # What a loss is the mean over, so that nats per token have one meaning.
+  sequence = sequence_of(run.order, run.tokenizer)
+  positions = sequence.predicted
   base = RunRecord(
     run_id=facts.resolved.run_id,
     name=run.name or None,
@@ -99,7 +101,7 @@ def _record(facts: Facts, measured: Measured) -> RunRecord:
     tokenizer_id=facts.inputs.tokenizer_id or None,
     code_vocab=run.tokenizer.vocab,
     positions_per_image=positions,
-    codes_per_position=1,
+    codes_per_position=sequence.targets_per_position,
     images_seen=images,
     unique_images=facts.inputs.unique_images,
     epochs=images / facts.inputs.unique_images,
@@ -130,14 +132,15 @@ def _record(facts: Facts, measured: Measured) -> RunRecord:
 
 def _generate_fields(facts: Facts, measured: Measured) -> dict[str, Any]:
   run, images = facts.run, measured.step * facts.run.batch_size
-  counts = flops.parameter_counts(run.model, run.tokenizer)
+  sequence = sequence_of(run.order, run.tokenizer)
+  counts = flops.parameter_counts(run.model, sequence)
   steps = schedule.resolve_run(run, facts.inputs.unique_images)
-  work = progressive.work(run, steps, measured.step)
+  work = progressive.work(run, steps, measured.step, sequence)
   mean, sem = measured.evaluation.mean, measured.evaluation.sem
   encode = flops.tokenizer_flops_per_image(run.tokenizer, 'encode')
   return {
     'order': run.order.name,
-    'loss_kind': ORDERS[run.order.name].loss_kind,
+    'loss_kind': make_order(run.order, run.tokenizer).loss_kind,
     'depth': run.model.depth,
     'width': run.model.width,
     'params_total': counts.total,

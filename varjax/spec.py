@@ -172,9 +172,31 @@ class ReconstructSpec:
 
 @dataclasses.dataclass(frozen=True)
 class OrderSpec:
-  """In which sequence codes are produced; key of `orders.ORDERS`."""
+  """In which sequence codes are produced.
+
+  Attributes:
+    name: key of `orders.ORDERS`.
+    permutation: 'raster', 'coarse' (nested sub-grids first) or 'random', of
+      the set-wise order.
+    sets: sizes of the sets that a permutation is cut into, in the set-wise
+      order; () is one position each.
+    context: how the set-wise order shows earlier sets to later ones,
+      'shifted' or 'separate'.
+    given: positions before the first set that are shown and not predicted.
+    mask_ratio: how many positions the masked order hides in training,
+      'cosine' or 'uniform'.
+    turns: forward passes of the masked order's decoding; temperature: of
+      the noise on its confidences.
+  """
 
   name: str = 'scale'
+  permutation: str = 'raster'
+  sets: tuple[int, ...] = ()
+  context: str = 'shifted'
+  given: int = 0
+  mask_ratio: str = 'cosine'
+  turns: int = _not_identity(8)
+  temperature: float = _not_identity(4.5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,8 +206,15 @@ class ModelSpec:
   Attributes:
     depth, width, heads, mlp_ratio: layers, D, N, M / D.
     num_classes: class labels; index num_classes is "no class".
+    norm: 'adaln' (LayerNorm modulated by the class), 'layernorm' or
+      'rmsnorm'; without AdaLN the class is in the start symbols alone.
+    mlp: 'gelu', or 'swiglu' with `mlp_ratio` for each of its two halves.
+    position: 'learned' table, 'rotary1d' or 'rotary2d'.
+    rotary_base: wavelength factor of the rotary positions.
+    bias: of the linear layers of the blocks, LayerNorm and classifier.
     l2_norm: unit-length queries and keys with a learned per-head scale;
-      otherwise the softmax scale is 0.25 / sqrt(head size).
+      otherwise the softmax scale is softmax_scale / sqrt(head size).
+    softmax_scale: 0.25 is upstream's; everyone else has 1.
     shared_adaln: one AdaLN projection for all blocks plus a per-block table.
     drop_path: rate of the last block; the others rise linearly from 0.
     label_drop: probability that a training label becomes "no class".
@@ -204,7 +233,13 @@ class ModelSpec:
   heads: int = 16
   mlp_ratio: float = 4.0
   num_classes: int = 1000
+  norm: str = 'adaln'
+  mlp: str = 'gelu'
+  position: str = 'learned'
+  rotary_base: float = 10_000.0
+  bias: bool = True
   l2_norm: bool = True
+  softmax_scale: float = 0.25
   shared_adaln: bool = False
   drop_path: float = 0.0
   label_drop: float = 0.1

@@ -82,8 +82,11 @@ class Example:
   inputs: jax.Array  # [B, L-S, C] features or [B, L-S, R] int codes
   targets: jax.Array  # [B, L, R] int32
   weights: jax.Array  # [B, L] float32, loss weights, mean over L is the loss
-  positions: jax.Array  # [B, L] or [1, L] int32, index of the position table
+  # [B, L] or [1, L] int32, what a row predicts; index of the position table
+  positions: jax.Array
   steps: jax.Array  # [B, L] or [1, L] int32, attention: steps[q] >= steps[k]
+  # [B, L-S] or [1, L-S] int32, where inputs lie that are not at `positions`
+  origins: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +104,16 @@ class Layout:
     vocab: V.
     num_positions: rows of the position table.
     num_steps: rows of the step ("level") table; 0 when the order has none.
+    symbols: of a code input, where there are more than V (a mask symbol,
+      an alphabet per channel); 0 is V.
+    num_origins: rows of the table of input positions; 0 when an input lies
+      where its row predicts, or always one place before it.
+    tokens: rows that predict something; 0 is all L.
+    traced: whether steps of equal size may be one traced loop; an order
+      whose shapes depend on the step number cannot.
+    grids: (height, width) of the grids whose cells the positions are, for
+      rotary positions; () where there are none.
+    per_cell: consecutive positions of one cell.
   """
 
   positions: int
@@ -112,6 +125,22 @@ class Layout:
   vocab: int
   num_positions: int
   num_steps: int
+  symbols: int = 0
+  num_origins: int = 0
+  tokens: int = 0
+  traced: bool = False
+  grids: tuple[tuple[int, int], ...] = ()
+  per_cell: int = 1
+
+  @property
+  def input_symbols(self) -> int:
+    """Alphabet of a code input."""
+    return self.symbols or self.vocab
+
+  @property
+  def predicted(self) -> int:
+    """Positions that are predicted, over which losses are means."""
+    return self.tokens or self.positions
 
 
 @flax.struct.dataclass

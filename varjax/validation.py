@@ -21,6 +21,9 @@ def validate(run: specs.RunSpec) -> None:
   _one_of('input', run.input, ('codes', 'images'))
   _one_of('model.compute_dtype', model.compute_dtype, ('float32', 'bfloat16'))
   _one_of('model.remat', model.remat, ('none', 'dots', 'full'))
+  _one_of('model.norm', model.norm, ('adaln', 'layernorm', 'rmsnorm'))
+  _one_of('model.mlp', model.mlp, ('gelu', 'swiglu'))
+  _one_of('model.position', model.position, ('learned', 'rotary1d', 'rotary2d'))
   _one_of(
     'optim.moments_dtype', run.optim.moments_dtype, ('float32', 'bfloat16')
   )

@@ -7,6 +7,7 @@ import pytest
 
 from varjax.errors import ConfigError
 from varjax.orders import ORDERS, make_order
+from varjax.orders.base import Choice
 from varjax.spec import OrderSpec, TokenizerSpec
 from varjax.tokenizers import msvq
 
@@ -37,7 +38,8 @@ def test_generation_steps_retrace_the_teacher(scales):
   layout, quantizer = order.layout, make_quantizer(spec)
   codes = np.random.default_rng(1).integers(0, 7, (2, layout.positions, 1))
   codes = jnp.asarray(codes, jnp.int32)
-  example = order.example(quantizer, codes)
+  keys = jax.random.split(jax.random.key(0), 2)
+  example = order.example(quantizer, codes, keys)
   first = spec.grids[0][0] * spec.grids[0][1]
   assert layout.start == first == layout.block_sizes[0]
   assert example.inputs.shape == (2, layout.positions - first, 4)
@@ -45,17 +47,24 @@ def test_generation_steps_retrace_the_teacher(scales):
   np.testing.assert_array_equal(example.weights, 1)
   steps = np.repeat(np.arange(len(scales)), layout.block_sizes)
   np.testing.assert_array_equal(example.steps[0], steps)
-  state, start = order.start(2), 0
+  state = order.start(quantizer, keys, None)
   for step, size in enumerate(layout.block_sizes):
-    features = order.embed(quantizer, codes[:, start : start + size])
-    state, inputs = order.advance(quantizer, state, features, step)
-    start += size
-    if inputs is not None:
-      rows = slice(start - first, start - first + inputs.shape[1])
-      np.testing.assert_allclose(inputs, example.inputs[:, rows], atol=1e-5)
-  assert inputs is None
+    turn = order.turn(state, step, step)
+    rows = np.asarray(turn.targets[0])
+    assert len(rows) == size
+    if step:
+      rows_of_input = example.inputs[:, rows - first]
+      np.testing.assert_allclose(turn.inputs, rows_of_input, atol=1e-5)
+    else:
+      assert turn.inputs is None
+    picked = codes[:, rows]
+    features = order.embed(quantizer, picked)
+    choice = Choice(picked, features, jnp.zeros((2, size)), keys)
+    state = order.advance(quantizer, state, choice, step, step)
+  drawn, features = order.finish(state)
   total = msvq.sum_codes(quantizer, codes)
-  np.testing.assert_allclose(order.features(state), total, atol=1e-5)
+  assert drawn is None
+  np.testing.assert_allclose(features, total, atol=1e-5)
   assert total.shape == (2, *spec.grids[-1], 4)
 
 
@@ -64,10 +73,11 @@ def test_example_is_the_same_under_jit():
   order, quantizer = make_order(OrderSpec(), spec), make_quantizer(spec)
   codes = jnp.ones((1, 5, 1), jnp.int32)
   plain, jitted = order.example, jax.jit(order.example)
+  keys = jax.random.split(jax.random.key(0), 1)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
-    plain(quantizer, codes),
-    jitted(quantizer, codes),
+    plain(quantizer, codes, keys),
+    jitted(quantizer, codes, keys),
   )
 
 

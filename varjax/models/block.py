@@ -1,8 +1,9 @@
-"""One transformer block under AdaLN (official `AdaLNSelfAttn`).
+"""One transformer block, under AdaLN (official `AdaLNSelfAttn`) or plain.
 
-x += gamma1 * attention(modulate(x)); x += gamma2 * mlp(modulate(x)), each
-branch under stochastic depth per image. The block is written to be scanned
-over depth: its call takes (carry, per-layer inputs, broadcast inputs).
+x += gamma1 * attention(norm(x)); x += gamma2 * mlp(norm(x)), each branch
+under stochastic depth per image; without AdaLN the gammas are 1. The block
+is written to be scanned over depth: its call takes (carry, per-layer inputs,
+broadcast inputs). SwiGLU: arXiv 2002.05202.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from varjax.models import attention, dense, norm
+from varjax.models import attention, dense, norm, rotary
 from varjax.models.adaln import init_std
+from varjax.models.cache import attend_cached
 from varjax.spec import ModelSpec
 
 MAX_LOG_SCALE = math.log(100)  # Of the attention logits under l2_norm.
@@ -29,41 +31,54 @@ class Block(nn.Module):
 
   def setup(self) -> None:
     """Declares the two branches."""
+    self.norm1 = norm.Norm(self.spec)
+    self.norm2 = norm.Norm(self.spec)
     self.attention = SelfAttention(self.spec)
     self.mlp = Mlp(self.spec)
 
   def __call__(
     self,
     x: Float[Array, 'B L D'],
-    modulation: Float[Array, 'B 6 D'],
+    modulation: Float[Array, 'B 6 D'] | None,
     drop_rate: Float[Array, ''],
     prefix: KeyValue | None,
     steps: jax.Array | None,
     blocks: attention.Blocks | None,
     train: bool,
     collect: bool,
+    turns: rotary.Turns | None = None,
+    visible: jax.Array | None = None,
   ) -> tuple[Float[Array, 'B L D'], KeyValue | None]:
     """Runs the layer.
 
     Args:
       x: hidden states, the scanned carry.
-      modulation: chunks gamma1, gamma2, scale1, scale2, shift1, shift2.
+      modulation: chunks gamma1, gamma2, scale1, scale2, shift1, shift2;
+        None without AdaLN.
       drop_rate: of stochastic depth in this layer.
       prefix: keys and values of earlier steps, which all of x may see.
       steps, blocks: the attention rule inside x, see `attention.attend`.
       train: whether stochastic depth is on.
       collect: whether to return the keys and values of x.
+      turns: rotary angles of x, where positions are rotary.
+      visible: positions of `prefix` that are filled, where it is a whole
+        cache; all of it otherwise.
     """
-    gamma1, gamma2, scale1, scale2, shift1, shift2 = (
-      modulation[:, i] for i in range(6)
-    )
+    gamma1 = gamma2 = scale1 = scale2 = shift1 = shift2 = None
+    if modulation is not None:
+      gamma1, gamma2, scale1, scale2, shift1, shift2 = (
+        modulation[:, i] for i in range(6)
+      )
     drop = train and self.spec.drop_path > 0
     branch, key_value = self.attention(
-      norm.modulate(x, scale1, shift1), prefix, steps, blocks
+      self.norm1(x, scale1, shift1), prefix, steps, blocks, turns, visible
     )
-    branch = branch * gamma1[:, None, :]
+    if gamma1 is not None:
+      branch = branch * gamma1[:, None, :]
     x = x + (self._drop_path(branch, drop_rate) if drop else branch)
-    branch = self.mlp(norm.modulate(x, scale2, shift2)) * gamma2[:, None, :]
+    branch = self.mlp(self.norm2(x, scale2, shift2))
+    if gamma2 is not None:
+      branch = branch * gamma2[:, None, :]
     x = x + (self._drop_path(branch, drop_rate) if drop else branch)
     x = nn.with_logical_constraint(x, ('batch', 'length', 'embed'))
     return x, key_value if collect else None
@@ -76,7 +91,7 @@ class Block(nn.Module):
 
 
 class SelfAttention(nn.Module):
-  """Fused q, k, v projection; q and v have a bias, k has none."""
+  """Fused q, k, v projection; q and v may have a bias, k has none."""
 
   spec: ModelSpec
 
@@ -87,17 +102,20 @@ class SelfAttention(nn.Module):
     prefix: KeyValue | None,
     steps: jax.Array | None,
     blocks: attention.Blocks | None,
+    turns: rotary.Turns | None = None,
+    visible: jax.Array | None = None,
   ) -> tuple[Float[Array, 'B L D'], KeyValue]:
-    """Returns the attended x, and its normalised keys with its values."""
+    """Returns the attended x, and its finished keys with its values."""
     spec = self.spec
     width, heads, dtype = spec.width, spec.heads, spec.compute_dtype
     std = init_std(spec)
-    qkv = _FusedProjection(width, std, dtype, name='qkv')(x)
-    q_bias = self.param('q_bias', dense.zeros(('heads',)), (width,))
-    v_bias = self.param('v_bias', dense.zeros(('heads',)), (width,))
+    qkv = _FusedProjection(3, width, 'heads', std, dtype, name='qkv')(x)
     q, k, v = (qkv[:, :, i] for i in range(3))
-    q = q + q_bias.astype(dtype)[None, None]
-    v = v + v_bias.astype(dtype)[None, None]
+    if spec.bias:
+      q_bias = self.param('q_bias', dense.zeros(('heads',)), (width,))
+      v_bias = self.param('v_bias', dense.zeros(('heads',)), (width,))
+      q = q + q_bias.astype(dtype)[None, None]
+      v = v + v_bias.astype(dtype)[None, None]
     split = (*x.shape[:2], heads, width // heads)
     q, k, v = (
       nn.with_logical_constraint(
@@ -113,22 +131,31 @@ class SelfAttention(nn.Module):
       q, k = self._normalise(q, k, log_scale)
       scale = 1.0
     else:
-      scale = 0.25 / math.sqrt(width // heads)  # The 0.25 is upstream's.
+      scale = spec.softmax_scale / math.sqrt(width // heads)
+    if turns is not None:
+      q, k = rotary.turn(q, turns), rotary.turn(k, turns)
     keys, values = k, v
     if prefix is not None:
       keys = jnp.concatenate([prefix[0].astype(k.dtype), k], axis=1)
       values = jnp.concatenate([prefix[1].astype(v.dtype), v], axis=1)
-    out = attention.attend(
-      q,
-      keys,
-      values,
-      scale=scale,
-      blocks=blocks,
-      steps=steps,
-      backend=spec.attention,
-    )
+    if visible is None:
+      out = attention.attend(
+        q,
+        keys,
+        values,
+        scale=scale,
+        blocks=blocks,
+        steps=steps,
+        backend=spec.attention,
+      )
+    else:
+      out = attend_cached(q, keys, values, scale, visible)
     proj = dense.dense(
-      width, std / math.sqrt(2 * spec.depth), ('heads', 'embed'), dtype=dtype
+      width,
+      std / math.sqrt(2 * spec.depth),
+      ('heads', 'embed'),
+      dtype=dtype,
+      use_bias=spec.bias,
     ).copy(name='proj')
     return proj(out.reshape(x.shape)), (k, v)
 
@@ -142,26 +169,29 @@ class SelfAttention(nn.Module):
 
 
 class _FusedProjection(nn.Module):
-  """q, k and v in one product, [B, L, 3, D], without bias.
+  """Several projections in one product, [B, L, parts, F], without bias.
 
-  The kernel is [D, 3, D] and not [D, 3 D], so that cutting the last axis
-  over devices cuts each of q, k and v by heads.
+  The kernel is [D, parts, F] and not [D, parts F], so that cutting the last
+  axis over devices cuts each part alike (q, k and v by heads).
   """
 
+  parts: int
   width: int
+  axis: str
   std: float
   dtype: str
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'B L D']) -> Float[Array, 'B L 3 D']:
+  def __call__(self, x: Float[Array, 'B L D']) -> Float[Array, 'B L parts F']:
     """Returns the projections."""
-    init = dense.normal(self.std, ('embed', None, 'heads'))
-    kernel = self.param('kernel', init, (self.width, 3, self.width))
+    init = dense.normal(self.std, ('embed', None, self.axis))
+    shape = (x.shape[-1], self.parts, self.width)
+    kernel = self.param('kernel', init, shape)
     return jnp.einsum('bld,dcf->blcf', x, kernel.astype(self.dtype))
 
 
 class Mlp(nn.Module):
-  """Linear, tanh-approximated GELU, linear."""
+  """Linear, tanh-approximated GELU, linear; or SwiGLU."""
 
   spec: ModelSpec
 
@@ -171,13 +201,25 @@ class Mlp(nn.Module):
     spec = self.spec
     std, dtype = init_std(spec), spec.compute_dtype
     hidden = round(spec.width * spec.mlp_ratio)
-    fc1 = dense.dense(hidden, std, ('embed', 'mlp'), dtype=dtype)
-    x = fc1.copy(name='fc1')(x)
+    if spec.mlp == 'swiglu':
+      both = _FusedProjection(2, hidden, 'mlp', std, dtype, name='fc1')(x)
+      x = jax.nn.silu(both[:, :, 0]) * both[:, :, 1]
+    else:
+      fc1 = dense.dense(
+        hidden, std, ('embed', 'mlp'), dtype=dtype, use_bias=spec.bias
+      )
+      x = jax.nn.gelu(
+        nn.with_logical_constraint(
+          fc1.copy(name='fc1')(x), ('batch', 'length', 'mlp')
+        ),
+        approximate=True,
+      )
     x = nn.with_logical_constraint(x, ('batch', 'length', 'mlp'))
     fc2 = dense.dense(
       spec.width,
       std / math.sqrt(2 * spec.depth),
       ('mlp', 'embed'),
       dtype=dtype,
+      use_bias=spec.bias,
     )
-    return fc2.copy(name='fc2')(jax.nn.gelu(x, approximate=True))
+    return fc2.copy(name='fc2')(x)

@@ -1,4 +1,8 @@
-"""The key-value cache of a sampler: an explicit pytree, no hidden state."""
+"""The key-value cache of a sampler: an explicit pytree, no hidden state.
+
+A step that is unrolled reads the filled part as a slice. Steps of one traced
+loop have a traced offset: they read the whole cache and mask the rest.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import flax.struct
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from varjax.spec import ModelSpec
 
@@ -23,7 +28,9 @@ class Cache:
       return None
     return self.k[:, :, :length], self.v[:, :, :length]
 
-  def write(self, new: tuple[jax.Array, jax.Array], offset: int) -> Cache:
+  def write(
+    self, new: tuple[jax.Array, jax.Array], offset: int | jax.Array
+  ) -> Cache:
     """Stores [depth, B, T, N, A] from position `offset` on."""
     return Cache(
       k=lax.dynamic_update_slice_in_dim(
@@ -41,3 +48,32 @@ def empty(spec: ModelSpec, batch: int, positions: int) -> Cache:
   shape = (spec.depth, batch, positions, spec.heads, head_size)
   zeros = jnp.zeros(shape, spec.compute_dtype)
   return Cache(k=zeros, v=zeros)
+
+
+def attend_cached(
+  q: Float[Array, 'B T N A'],
+  k: Float[Array, 'B M N A'],
+  v: Float[Array, 'B M N A'],
+  scale: float,
+  visible: Int[Array, ''],
+) -> Float[Array, 'B T N A']:
+  """One step against a whole cache, with the step's own keys at its end.
+
+  Args:
+    q: queries of the step.
+    k, v: all rows of the cache followed by those of the step.
+    scale: of the logits before the softmax.
+    visible: rows of the cache that are filled.
+
+  Returns:
+    The attended values, in the type of v.
+  """
+  rows, own = k.shape[1], q.shape[1]
+  index = jnp.arange(rows)
+  seen = (index < visible) | (index >= rows - own)
+  logits = jnp.einsum(
+    'btna,bmna->bntm', q, k, preferred_element_type=jnp.float32
+  )
+  logits = jnp.where(seen[None, None, None], logits * scale, -jnp.inf)
+  weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+  return jnp.einsum('bntm,bmna->btna', weights, v)

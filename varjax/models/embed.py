@@ -25,8 +25,9 @@ class Embed(nn.Module):
   """Labels and inputs to the first hidden state.
 
   Parameters: classes/embedding [classes + 1, D], start [S, D],
-  pos [num_positions, D], level [num_steps, D] (if the order has steps), and
-  word/kernel [C, D] with bias, or word/embedding [R, V, D] for codes.
+  pos [num_positions, D] (learned positions), level [num_steps, D] and
+  origin [num_origins, D] (if the order has them), and word/kernel [C, D]
+  with bias, or word/embedding [R, symbols, D] for codes.
   """
 
   spec: ModelSpec
@@ -43,11 +44,18 @@ class Embed(nn.Module):
       self.start = self.param(
         'start', dense.normal(table_std, (None, 'embed')), (layout.start, width)
       )
-    self.pos = self.param(
-      'pos',
-      dense.normal(table_std, (None, 'embed')),
-      (layout.num_positions, width),
-    )
+    if spec.position == 'learned':
+      self.pos = self.param(
+        'pos',
+        dense.normal(table_std, (None, 'embed')),
+        (layout.num_positions, width),
+      )
+    if layout.num_origins:
+      self.origin = self.param(
+        'origin',
+        dense.normal(table_std, (None, 'embed')),
+        (layout.num_origins, width),
+      )
     if layout.num_steps:
       self.level = self.param(
         'level', dense.normal(std, (None, 'embed')), (layout.num_steps, width)
@@ -55,7 +63,7 @@ class Embed(nn.Module):
     if layout.input_kind == 'features':
       self.word = dense.dense(width, std, (None, 'embed'))
     elif layout.input_kind == 'codes':
-      shape = (layout.input_dim, layout.vocab, width)
+      shape = (layout.input_dim, layout.input_symbols, width)
       self.word = _Table(shape, std, 'vocab')
     else:
       raise errors.ConfigError(
@@ -74,6 +82,7 @@ class Embed(nn.Module):
     positions: Int[Array, '#B L'],
     steps: Int[Array, '#B L'],
     start: bool = True,
+    origins: Int[Array, '#B LminusS'] | None = None,
   ) -> Float[Array, 'B L D']:
     """Embeds `start` symbols (if any) followed by `inputs`.
 
@@ -82,17 +91,26 @@ class Embed(nn.Module):
       inputs: features [B, T, C], codes [B, T, R], or None for no input.
       positions, steps: table rows, of the start symbols too.
       start: whether the start symbols come first.
+      origins: where the inputs lie, if the order says so.
     """
     parts = []
     if start and self.layout.start:
       parts.append(condition[:, None, :] + self.start[None])
     if inputs is not None:
-      parts.append(self._word(inputs))
+      word = self._word(inputs)
+      if origins is not None:
+        word = word + jnp.take(self.origin, origins, axis=0)
+      parts.append(word)
     x = jnp.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
-    table = jnp.take(self.pos, positions, axis=0)
+    if self.spec.position == 'learned':
+      table = jnp.take(self.pos, positions, axis=0)
+      if self.layout.num_steps:
+        # The two tables first: the sum of VAR, to the last bit.
+        table = table + jnp.take(self.level, steps, axis=0)
+      return x + table
     if self.layout.num_steps:
-      table = table + jnp.take(self.level, steps, axis=0)
-    return x + table
+      x = x + jnp.take(self.level, steps, axis=0)
+    return x
 
   def _word(self, inputs: jax.Array) -> jax.Array:
     if self.layout.input_kind == 'features':

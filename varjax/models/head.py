@@ -1,7 +1,8 @@
-"""The output side: AdaLN before the classifier over codes.
+"""The output side: a normalisation before the classifier over codes.
 
-Chunk order of the modulation is scale, shift (official `AdaLNBeforeHead`);
-it reads the class embedding also where the blocks share their AdaLN.
+Under AdaLN the chunk order of the modulation is scale, shift (official
+`AdaLNBeforeHead`); it reads the class embedding also where the blocks share
+their AdaLN.
 Logits are float32.
 """
 
@@ -27,25 +28,33 @@ class Head(nn.Module):
   def setup(self) -> None:
     """Declares the modulation and the classifier."""
     spec, std = self.spec, init_std(self.spec)
-    self.adaln = dense.dense(
-      2 * spec.width, std * spec.init_adaln, ('embed', 'adaln')
-    )
+    if spec.norm == 'adaln':
+      self.adaln = dense.dense(
+        2 * spec.width, std * spec.init_adaln, ('embed', 'adaln')
+      )
+    self.norm = norm.Norm(spec)
     self.logits = _Classifier(
       self.layout.targets_per_position * self.layout.vocab,
       std * spec.init_head,
       spec.compute_dtype,
+      spec.bias,
     )
 
-  def modulation(self, condition: Float[Array, 'B D']) -> jax.Array:
-    """Condition to (scale, shift) [B, 2, D], float32."""
+  def modulation(self, condition: Float[Array, 'B D']) -> jax.Array | None:
+    """Condition to (scale, shift) [B, 2, D], float32; None without AdaLN."""
+    if self.spec.norm != 'adaln':
+      return None
     flat = self.adaln(norm.silu(condition))
     return flat.reshape(-1, 2, self.spec.width)
 
   def __call__(
-    self, x: Float[Array, 'B L D'], modulation: Float[Array, 'B 2 D']
+    self, x: Float[Array, 'B L D'], modulation: Float[Array, 'B 2 D'] | None
   ) -> Float[Array, 'B L R V']:
     """Normalises, modulates and classifies."""
-    x = norm.modulate(x, modulation[:, 0], modulation[:, 1])
+    if modulation is None:
+      x = self.norm(x)
+    else:
+      x = self.norm(x, modulation[:, 0], modulation[:, 1])
     logits = self.logits(x)
     shape = (self.layout.targets_per_position, self.layout.vocab)
     return logits.reshape(*logits.shape[:2], *shape)
@@ -57,6 +66,7 @@ class _Classifier(nn.Module):
   features: int
   std: float
   dtype: str
+  use_bias: bool
 
   @nn.compact
   def __call__(self, x: Float[Array, 'B L D']) -> Float[Array, 'B L F']:
@@ -64,9 +74,11 @@ class _Classifier(nn.Module):
     shape = (x.shape[-1], self.features)
     init = dense.normal(self.std, ('embed', 'vocab'))
     kernel = self.param('kernel', init, shape)
-    bias = self.param('bias', dense.zeros(('vocab',)), (self.features,))
     if jnp.dtype(self.dtype) == jnp.float32:
       logits = x @ kernel
     else:
       logits = dense.matmul_float32(x, kernel, self.dtype)
+    if not self.use_bias:
+      return logits
+    bias = self.param('bias', dense.zeros(('vocab',)), (self.features,))
     return logits + bias[None, None]

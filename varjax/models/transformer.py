@@ -4,10 +4,11 @@ Labels and example inputs to logits over codes (VAR, arXiv 2404.02905,
 section 3.2; official `VAR.forward`). The parameter tree is the same for
 scanned and unrolled blocks: block weights have a leading 'layers' axis.
 
-  embed/    word, classes, start, pos, level
+  embed/    word, classes, start, pos, level, origin
   adaln/    kernel, bias (own: per layer; shared: one, and a table gss)
-  blocks/   attention/{qkv, q_bias, v_bias, scale, proj}, mlp/{fc1, fc2}
-  head/     adaln, logits
+  blocks/   attention/{qkv, q_bias, v_bias, scale, proj}, mlp/{fc1, fc2},
+            norm1, norm2 (without AdaLN)
+  head/     adaln or norm, logits
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from jaxtyping import Array, Float, Int
 import numpy as np
 
 from varjax import errors
-from varjax.models import attention
+from varjax.models import attention, rotary
 from varjax.models.adaln import BlockModulation
 from varjax.models.block import Block
 from varjax.models.cache import Cache
@@ -42,8 +43,8 @@ class Condition:
   """All that the network derives from the labels alone."""
 
   embedding: jax.Array  # [B, D] float32
-  blocks: jax.Array  # [depth, B, 6, D]
-  head: jax.Array  # [B, 2, D] float32
+  blocks: jax.Array | None  # [depth, B, 6, D], None without AdaLN
+  head: jax.Array | None  # [B, 2, D] float32
 
 
 class Transformer(nn.Module):
@@ -61,7 +62,8 @@ class Transformer(nn.Module):
     """Declares embeddings, modulation, blocks and head."""
     spec = self.spec
     self.embed = Embed(spec, self.layout)
-    self.adaln = BlockModulation(spec)
+    if spec.norm == 'adaln':
+      self.adaln = BlockModulation(spec)
     self.blocks = _stacked(spec)(spec)
     self.head = Head(spec, self.layout)
 
@@ -72,6 +74,7 @@ class Transformer(nn.Module):
     positions: Int[Array, '#B L'] | None = None,
     steps: Int[Array, '#B L'] | None = None,
     train: bool = False,
+    origins: Int[Array, '#B LminusS'] | None = None,
   ) -> Float[Array, 'B L R V']:
     """Teacher-forced logits.
 
@@ -83,6 +86,7 @@ class Transformer(nn.Module):
       steps: step of each position; default the static block index. Only
         read where the layout has no static blocks.
       train: stochastic depth, with the rng stream 'drop_path'.
+      origins: `Example.origins`.
 
     Returns:
       float32 logits.
@@ -92,7 +96,19 @@ class Transformer(nn.Module):
         static blocks and no steps are given.
     """
     condition = self.condition(labels)
-    x = self.trunk(condition, inputs, positions, steps, train)
+    return self.read(condition, inputs, positions, steps, train, origins)
+
+  def read(
+    self,
+    condition: Condition,
+    inputs: jax.Array,
+    positions: Int[Array, '#B L'] | None = None,
+    steps: Int[Array, '#B L'] | None = None,
+    train: bool = False,
+    origins: Int[Array, '#B LminusS'] | None = None,
+  ) -> Float[Array, 'B L R V']:
+    """The call, for a condition that is at hand."""
+    x = self.trunk(condition, inputs, positions, steps, train, origins)
     return self.head(x, condition.head)
 
   def condition(self, labels: Int[Array, ' B']) -> Condition:
@@ -100,7 +116,7 @@ class Transformer(nn.Module):
     embedding = self.embed.condition(labels)
     return Condition(
       embedding=embedding,
-      blocks=self.adaln(embedding),
+      blocks=self.adaln(embedding) if self.spec.norm == 'adaln' else None,
       head=self.head.modulation(embedding),
     )
 
@@ -111,6 +127,7 @@ class Transformer(nn.Module):
     positions: Int[Array, '#B L'] | None = None,
     steps: Int[Array, '#B L'] | None = None,
     train: bool = False,
+    origins: Int[Array, '#B LminusS'] | None = None,
   ) -> Float[Array, 'B L D']:
     """Hidden states after the last block; arguments as in the call."""
     length = self.layout.start + inputs.shape[1]
@@ -123,17 +140,22 @@ class Transformer(nn.Module):
       )
     if positions is None:
       positions = jnp.arange(length)[None]
-    x = self.embed(condition.embedding, inputs, positions, steps)
+    x = self.embed(
+      condition.embedding, inputs, positions, steps, origins=origins
+    )
     rule = None if blocks is not None else steps
-    return self._run(x, condition, None, rule, blocks, train)[0]
+    turns = rotary.turns(self.spec, self.layout, positions)
+    return self._run(x, condition, None, rule, blocks, train, turns=turns)[0]
 
   def decode(
     self,
     condition: Condition,
     inputs: jax.Array | None,
     cache: Cache,
-    step: int,
+    step: int | Int[Array, ''],
     positions: Int[Array, '#B T'] | None = None,
+    origins: Int[Array, '#B TminusS'] | None = None,
+    like: int | None = None,
   ) -> tuple[Float[Array, 'B T R V'], Cache]:
     """Logits of one step, reading earlier steps from the cache.
 
@@ -142,8 +164,10 @@ class Transformer(nn.Module):
       inputs: [B, T, C | R] of this step, without start symbols; None where
         the whole step is start symbols.
       cache: holds the earlier steps; see `cache.empty`.
-      step: static index of the block.
+      step: index of the block; traced, it must not be the first.
       positions: rows of the position table; default offset, offset + 1, ...
+      origins: where the inputs lie, if the order says so.
+      like: static index of a block of the same size, for a traced step.
 
     Returns:
       float32 logits, and the cache with this step in it.
@@ -154,25 +178,53 @@ class Transformer(nn.Module):
     sizes = self.layout.block_sizes
     if sizes is None:
       raise errors.ConfigError('decode: needs an order with static blocks')
-    offset, size = sum(sizes[:step]), sizes[step]
+    if isinstance(step, int):
+      offset, size, start = sum(sizes[:step]), sizes[step], step == 0
+      prefix, visible = cache.prefix(offset), None
+    else:
+      size, start = sizes[like], False
+      ends = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
+      offset = visible = jnp.asarray(ends)[step]
+      prefix = cache.k, cache.v
     if positions is None:
-      positions = jnp.arange(offset, offset + size)[None]
+      positions = offset + jnp.arange(size)[None]
     steps = jnp.full((1, size), step)
     x = self.embed(
-      condition.embedding, inputs, positions, steps, start=step == 0
+      condition.embedding, inputs, positions, steps, start, origins
     )
+    turns = rotary.turns(self.spec, self.layout, positions)
     x, new = self._run(
-      x, condition, cache.prefix(offset), None, None, False, collect=True
+      x, condition, prefix, None, None, False, True, turns, visible
     )
     return self.head(x, condition.head), cache.write(new, offset)
 
-  def _run(self, x, condition, prefix, steps, blocks, train, collect=False):
+  def _run(
+    self,
+    x,
+    condition,
+    prefix,
+    steps,
+    blocks,
+    train,
+    collect=False,
+    turns=None,
+    visible=None,
+  ):
     spec = self.spec
     x = x.astype(spec.compute_dtype)
     x = nn.with_logical_constraint(x, ('batch', 'length', 'embed'))
     rates = np.linspace(0, spec.drop_path, spec.depth, dtype=np.float32)
     return self.blocks(
-      x, condition.blocks, rates, prefix, steps, blocks, train, collect
+      x,
+      condition.blocks,
+      rates,
+      prefix,
+      steps,
+      blocks,
+      train,
+      collect,
+      turns,
+      visible,
     )
 
   def _blocks_of(self, length: int) -> attention.Blocks | None:
@@ -209,7 +261,7 @@ def _stacked(spec: ModelSpec) -> type[Block]:
     block,
     variable_axes={'params': 0},
     split_rngs={'params': True, 'drop_path': True},
-    in_axes=(0, 0, 0, everywhere, everywhere, everywhere, everywhere),
+    in_axes=(0, 0, 0, *(everywhere,) * 6),
     length=spec.depth,
     # Unrolling keeps the stacked weights, so checkpoints are interchangeable.
     unroll=1 if spec.scan else spec.depth,

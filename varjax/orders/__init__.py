@@ -5,16 +5,19 @@ from __future__ import annotations
 from varjax import errors
 from varjax.orders.base import Order
 from varjax.orders.scale import ScaleOrder
+from varjax.params import Sequence
 from varjax.spec import OrderSpec, TokenizerSpec
 
-ORDERS = {'scale': ScaleOrder}
+ORDERS = {
+  'scale': ScaleOrder,
+}
 
 
 def make_order(order: OrderSpec, tokenizer: TokenizerSpec) -> Order:
   """Builds the order of a run.
 
   Args:
-    order: names it.
+    order: names it, with its settings.
     tokenizer: what its codes are.
 
   Raises:
@@ -24,4 +27,28 @@ def make_order(order: OrderSpec, tokenizer: TokenizerSpec) -> Order:
     raise errors.ConfigError(
       f'order.name={order.name!r}: must be one of {", ".join(sorted(ORDERS))}'
     )
-  return ORDERS[order.name](tokenizer)
+  return ORDERS[order.name](tokenizer, order)
+
+
+def sequence_of(order: OrderSpec, tokenizer: TokenizerSpec) -> Sequence:
+  """What parameter counts and FLOPs of a run depend on, for any order.
+
+  Raises:
+    ConfigError: the order does not exist.
+  """
+  layout = make_order(order, tokenizer).layout
+  symbols = 0
+  if layout.input_kind == 'codes':
+    symbols = layout.input_dim * layout.input_symbols
+  return Sequence(
+    block_sizes=layout.block_sizes or (layout.positions,),
+    start=layout.start,
+    input_dim=layout.input_dim,
+    vocab=layout.vocab,
+    num_positions=layout.num_positions,
+    num_steps=layout.num_steps,
+    symbols=symbols,
+    num_origins=layout.num_origins,
+    tokens=layout.tokens,
+    targets_per_position=layout.targets_per_position,
+  )

@@ -11,15 +11,25 @@ from __future__ import annotations
 import dataclasses
 import functools
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 import numpy as np
 
-from varjax.spec import TokenizerSpec
+from varjax.orders.base import Choice, Given, Turn
+from varjax.spec import OrderSpec, TokenizerSpec
 from varjax.tokenizers import msvq
 from varjax.tokenizers.base import code_spec
 from varjax.types import Codes, CodeSpec, Example, Layout
+
+
+@flax.struct.dataclass
+class Scales:
+  """A generation between two scales."""
+
+  sum: jax.Array  # [B, P, P, C], features of the scales so far
+  inputs: jax.Array | None  # [B, T, C] of the next scale; None: the first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,10 +38,13 @@ class ScaleOrder:
 
   Attributes:
     spec: the tokenizer whose scales are ordered.
+    order: has no settings for this order.
   """
 
   spec: TokenizerSpec
+  order: OrderSpec = OrderSpec()
   loss_kind = 'exact'
+  cached = True
 
   @functools.cached_property
   def code_spec(self) -> CodeSpec:
@@ -52,10 +65,24 @@ class ScaleOrder:
       vocab=codes.vocab,
       num_positions=codes.positions,
       num_steps=len(codes.grids),
+      grids=codes.grids,
     )
 
-  def example(self, quantizer: msvq.Quantizer, codes: Codes) -> Example:
+  @property
+  def turns(self) -> int:
+    """One for each scale."""
+    return len(self.code_spec.grids)
+
+  @property
+  def alike(self) -> tuple[int, ...]:
+    """No two scales have the same shapes."""
+    return tuple(range(self.turns))
+
+  def example(
+    self, quantizer: msvq.Quantizer, codes: Codes, keys: jax.Array | None = None
+  ) -> Example:
     """Codes [B, L, 1] with the inputs of teacher forcing [B, L-S, C]."""
+    del keys
     layout = self.layout
     steps = np.repeat(
       np.arange(layout.num_steps, dtype=np.int32), layout.block_sizes
@@ -68,10 +95,19 @@ class ScaleOrder:
       steps=jnp.asarray(steps)[None],
     )
 
-  def start(self, batch: int) -> Float[Array, 'B P P C']:
+  def start(
+    self, quantizer: msvq.Quantizer, keys: jax.Array, given: Given | None
+  ) -> Scales:
     """Summed features before the first scale: zeros."""
-    shape = (batch, *self.code_spec.finest, self.spec.code_dim)
-    return jnp.zeros(shape, jnp.float32)
+    del given
+    return Scales(msvq.start(quantizer, keys.shape[0]), None)
+
+  def turn(self, state: Scales, step: int, like: int) -> Turn:
+    """Reads the sum so far and asks for a whole scale."""
+    del like
+    start, stop = self.code_spec.offsets[step : step + 2]
+    positions = jnp.arange(start, stop, dtype=jnp.int32)[None]
+    return Turn(state.inputs, positions, positions)
 
   def embed(
     self, quantizer: msvq.Quantizer, codes: Int[Array, 'B T R']
@@ -82,13 +118,15 @@ class ScaleOrder:
   def advance(
     self,
     quantizer: msvq.Quantizer,
-    state: Float[Array, 'B P P C'],
-    features: Float[Array, 'B T C'],
+    state: Scales,
+    choice: Choice,
     step: int,
-  ) -> tuple[jax.Array, jax.Array | None]:
-    """Adds one scale; returns the sum and the inputs of the next scale."""
-    return msvq.advance(quantizer, state, features, step)
+    like: int,
+  ) -> Scales:
+    """Adds one scale, and makes the inputs of the next."""
+    del like
+    return Scales(*msvq.advance(quantizer, state.sum, choice.features, step))
 
-  def features(self, state: Float[Array, 'B P P C']) -> jax.Array:
+  def finish(self, state: Scales) -> tuple[None, Float[Array, 'B P P C']]:
     """The finished sum is what the decoder reads."""
-    return state
+    return None, state.sum

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def ratio(step: int, num_steps: int) -> float:
+def ratio(step: int | jax.Array, num_steps: int) -> float | jax.Array:
   """Progress k / (K - 1) through the steps; 1 where there is only one.
 
   Upstream has no single-step models; full guidance is then the reading

@@ -1,14 +1,16 @@
-"""Step-by-step generation with a key-value cache and guidance.
+"""Step-by-step generation with guidance, for any order.
 
-Official `autoregressive_infer_cfg`, for any order with static blocks. All
-steps are one traced function: wrap `sample` in `jax.jit` with the model,
-the order and the settings closed over. Guidance grows linearly from 0 at
-the first step to `cfg` at the last.
+Official `autoregressive_infer_cfg` where the order is next-scale. All steps
+are one traced function: wrap `sample` in `jax.jit` with the model, the order
+and the settings closed over. Turns of one shape are a traced loop inside it.
+Guidance grows linearly from 0 at the first step to `cfg` at the last.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import functools
+import itertools
 
 import flax.struct
 import jax
@@ -18,20 +20,21 @@ from jaxtyping import Array, Float, Int
 from varjax import errors
 from varjax.models import cache as cache_lib
 from varjax.models.transformer import Transformer
-from varjax.orders.base import Order
+from varjax.orders.base import Choice, Given, Order
+from varjax.rng import stream
 from varjax.sampling import logits as logits_lib
 from varjax.sampling import smooth as smooth_lib
 from varjax.sampling.edit import Known
-from varjax.types import Codes, PyTree
+from varjax.types import Codes, Layout, PyTree
 
 
 @flax.struct.dataclass
 class Samples:
   """What a generation made."""
 
-  codes: jax.Array  # [B, L, R] int32, as drawn
-  features: jax.Array  # [B, P, P, C], for the decoder
-  logits: jax.Array  # [B, L, R, V], guided and not filtered
+  codes: jax.Array  # [B, L, R] int32
+  features: jax.Array | None  # [B, P, P, C], for the decoder
+  logits: jax.Array  # [B, predicted, R, V], guided and not filtered
 
 
 def sample(
@@ -48,13 +51,13 @@ def sample(
   smooth: bool = False,
   gumbel: Float[Array, 'B L V'] | None = None,
   known: Known | None = None,
-) -> tuple[Codes, Float[Array, 'B P P C']]:
+) -> tuple[Codes, Float[Array, 'B P P C'] | None]:
   """Generates images as codes and decoder features.
 
   Args:
     model: the transformer.
     params: its unboxed 'params' collection.
-    order: of the codes; its steps must be static.
+    order: of the codes.
     quantizer: weights of the tokenizer's quantiser.
     labels: class per image; negative is "no class".
     rng: one key (image i draws from `fold_in(rng, i)`) or a key for each
@@ -67,13 +70,14 @@ def sample(
     known: given positions, for editing.
 
   Returns:
-    The codes as they were drawn (`edit.merge` puts given ones in), and the
-    features, which do contain the given codes and the mixtures.
+    Codes and decoder features. Where there are features, the codes are as
+    drawn (`edit.merge` puts given ones in) and the features contain the
+    given codes and the mixtures. Where there are none, the codes contain
+    the given ones and the tokenizer decodes them.
 
   Raises:
-    ConfigError: the order has no static steps, `smooth` is asked of
-      several codes per position, or `rng` has another number of keys than
-      there are labels.
+    ConfigError: `smooth` is asked of an order without features, or `rng`
+      has another number of keys than there are labels.
   """
   result = run(
     model,
@@ -109,15 +113,10 @@ def run(
 ) -> Samples:
   """`sample`, with the guided logits of every position beside it."""
   layout = order.layout
-  sizes = layout.block_sizes
-  if sizes is None:
-    raise errors.ConfigError('sample: needs an order with static steps')
-  if smooth and layout.targets_per_position != 1:
+  if smooth and layout.input_kind != 'features':
     raise errors.ConfigError(
-      f'smooth=True: needs one code per position, this tokenizer has '
-      f'{layout.targets_per_position}'
+      'smooth=True: mixes features of codes, which this order has none of'
     )
-  variables = {'params': params}
   batch = labels.shape[0]
   keys = image_keys(rng, batch)
   nobody = model.spec.num_classes
@@ -125,44 +124,145 @@ def run(
   guided = not (isinstance(cfg, int | float) and cfg == 0)
   if guided:
     labels = jnp.concatenate([labels, jnp.full_like(labels, nobody)])
-  condition = model.apply(variables, labels, method='condition')
-  cache = cache_lib.empty(model.spec, labels.shape[0], layout.positions)
-  state, inputs = order.start(batch), None
-  codes, all_logits, offset = [], [], 0
-  for step, size in enumerate(sizes):
-    where = slice(offset, offset + size)
-    ratio = logits_lib.ratio(step, len(sizes))
-    if guided and inputs is not None:
-      inputs = jnp.concatenate([inputs, inputs])
-    logits, cache = model.apply(
-      variables, condition, inputs, cache, step, method='decode'
-    )
+  given = None if known is None else _given(known, layout, batch)
+  reader = _Reader(model, params, order, labels, guided)
+  order_keys = jax.vmap(lambda key: stream(key, 'order'))(keys)
+
+  def one_turn(carry, step, like):
+    state, cache = carry
+    ratio = logits_lib.ratio(step, order.turns)
+    turn = order.turn(state, step, like)
+    logits, cache = reader(turn, cache, step, like)
     if guided:
       logits = logits_lib.guide(logits[:batch], logits[batch:], cfg * ratio)
-    all_logits.append(logits)
     filtered = logits_lib.top_p(logits_lib.top_k(logits, top_k), top_p)
     step_keys = jax.vmap(functools.partial(_step_keys, step=step))(keys)
     drawn = _draw(filtered, step_keys[:, 0], greedy=top_k == 1)
-    codes.append(drawn)
+    chosen = drawn
+    targets = jnp.broadcast_to(turn.targets, drawn.shape[:2])
+    if given is not None:
+      keep = jnp.take_along_axis(given.keep, targets, axis=1)[..., None]
+      there = jnp.take_along_axis(given.codes, targets[..., None], axis=1)
+      chosen = jnp.where(keep, there, drawn)
+    features = order.embed(quantizer, chosen)
     if smooth:
       if gumbel is None:
         noise = _gumbel(step_keys[:, 1], filtered.shape[1::2])
       else:
-        noise = gumbel[:, where]
-      features = _mix(order, quantizer, filtered[:, :, 0], noise, ratio)
+        noise = jnp.take_along_axis(gumbel, targets[..., None], axis=1)
+      mixed = _mix(order, quantizer, filtered[:, :, 0], noise, ratio)
+      features = mixed if given is None else jnp.where(keep, features, mixed)
+    choice = Choice(
+      codes=chosen,
+      features=features,
+      confidence=_log_probability(logits, drawn),
+      keys=jax.vmap(lambda key: stream(key, 'choice'))(step_keys[:, 0]),
+    )
+    state = order.advance(quantizer, state, choice, step, like)
+    return (state, cache), (targets, drawn, logits)
+
+  carry = (order.start(quantizer, order_keys, given), reader.empty_cache())
+  made = []
+  for first, count in _loops(order.alike):
+    turn = functools.partial(one_turn, like=first)
+    if count == 1:
+      carry, found = turn(carry, first)
     else:
-      features = order.embed(quantizer, drawn)
-    if known is not None:
-      given = order.embed(quantizer, known.codes[:, where])
-      keep = jnp.broadcast_to(known.keep, (batch, layout.positions))
-      features = jnp.where(keep[:, where, None], given, features)
-    state, inputs = order.advance(quantizer, state, features, step)
-    offset += size
-  return Samples(
-    codes=jnp.concatenate(codes, axis=1),
-    features=order.features(state),
-    logits=jnp.concatenate(all_logits, axis=1),
+      steps = jnp.arange(first, first + count, dtype=jnp.int32)
+      carry, found = jax.lax.scan(turn, carry, steps)
+      found = jax.tree.map(_merge_turns, found)
+    made.append(found)
+  targets, drawn, logits = (
+    jnp.concatenate(parts, axis=1) for parts in zip(*made, strict=True)
   )
+  codes, features = order.finish(carry[0])
+  if codes is None:
+    codes = _place(drawn, targets, layout.predicted)
+  logits = _place(logits, targets, layout.predicted)
+  return Samples(codes=codes, features=features, logits=logits)
+
+
+class _Reader:
+  """Turns to logits: through the cache, or all of the sequence anew."""
+
+  def __init__(
+    self,
+    model: Transformer,
+    params: PyTree,
+    order: Order,
+    labels: jax.Array,
+    guided: bool,
+  ):
+    self._apply = functools.partial(model.apply, {'params': params})
+    self._order = order
+    self._spec = model.spec
+    self._rows = labels.shape[0]
+    self._copies = 2 if guided else 1
+    self._condition = self._apply(labels, method='condition')
+
+  def empty_cache(self) -> cache_lib.Cache | None:
+    if not self._order.cached:
+      return None
+    positions = self._order.layout.positions
+    return cache_lib.empty(self._spec, self._rows, positions)
+
+  def __call__(self, turn, cache, step, like):
+    """Logits [B, A, R, V] of the rows that ask, and the cache."""
+    inputs, positions, origins = (
+      self._twice(x) for x in (turn.inputs, turn.positions, turn.origins)
+    )
+    if self._order.cached:
+      logits, cache = self._apply(
+        self._condition,
+        inputs,
+        cache,
+        step,
+        positions,
+        origins,
+        like,
+        method='decode',
+      )
+    else:
+      logits = self._apply(
+        self._condition, inputs, positions, origins=origins, method='read'
+      )
+    stop = turn.first + turn.targets.shape[1]
+    return logits[:, turn.first : stop], cache
+
+  def _twice(self, x: jax.Array | None) -> jax.Array | None:
+    """For the guided and the unguided half of the batch."""
+    if x is None or x.shape[0] == 1 < self._rows // self._copies:
+      return x
+    return jnp.concatenate([x] * self._copies)
+
+
+def _loops(alike: Sequence[int]) -> list[tuple[int, int]]:
+  """(first turn, number of turns) of each run of like turns."""
+  return [(first, len(list(run))) for first, run in itertools.groupby(alike)]
+
+
+def _merge_turns(x: jax.Array) -> jax.Array:
+  """[turns, B, A, ...] of a loop to [B, turns * A, ...]."""
+  x = jnp.moveaxis(x, 0, 1)
+  return x.reshape(x.shape[0], x.shape[1] * x.shape[2], *x.shape[3:])
+
+
+def _place(
+  values: jax.Array, targets: Int[Array, 'B M'], count: int
+) -> jax.Array:
+  """Values [B, M, ...] at their positions; the last of a position counts."""
+  if values.shape[1] > count:  # Asked for more than once.
+    values, targets = values[:, -count:], targets[:, -count:]
+  empty = jnp.zeros((values.shape[0], count, *values.shape[2:]), values.dtype)
+  return empty.at[jnp.arange(len(empty))[:, None], targets].set(values)
+
+
+def _given(known: Known, layout: Layout, batch: int) -> Given:
+  """Known codes in the numbering of the order."""
+  shape = (batch, layout.predicted, layout.targets_per_position)
+  keep = jnp.broadcast_to(known.keep, (batch, known.codes.shape[1]))
+  repeats = layout.predicted // known.codes.shape[1]
+  return Given(known.codes.reshape(shape), jnp.repeat(keep, repeats, axis=1))
 
 
 def image_keys(rng: jax.Array, batch: int) -> jax.Array:
@@ -200,6 +300,14 @@ def _draw(
     return jnp.argmax(logits, axis=-1).astype(jnp.int32)
   drawn = jax.vmap(jax.random.categorical)(keys, logits)
   return drawn.astype(jnp.int32)
+
+
+def _log_probability(
+  logits: Float[Array, 'B T R V'], codes: Int[Array, 'B T R']
+) -> Float[Array, 'B T']:
+  """Of the codes of each position, by the logits before any filter."""
+  picked = jnp.take_along_axis(logits, codes[..., None], axis=-1)[..., 0]
+  return jnp.sum(picked - jax.nn.logsumexp(logits, axis=-1), axis=-1)
 
 
 def _gumbel(keys: jax.Array, shape: tuple[int, ...]) -> Float[Array, 'B T V']:

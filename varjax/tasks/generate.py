@@ -76,8 +76,11 @@ class GenerateTask:
     rows = layout.positions - layout.start
     inputs = jnp.zeros((1, rows, layout.input_dim), kind)
     steps = jnp.zeros((1, layout.positions), jnp.int32)
+    origins = jnp.zeros((1, rows), jnp.int32) if layout.num_origins else None
     label = jnp.zeros((1,), jnp.int32)
-    variables = self.model.init({'params': rng}, label, inputs, steps=steps)
+    variables = self.model.init(
+      {'params': rng}, label, inputs, steps=steps, origins=origins
+    )
     state = {}
     if self.run.progressive.share:
       state = {'updates': jnp.zeros((), jnp.int32)}
@@ -97,7 +100,10 @@ class GenerateTask:
     smoothing) and `err` (share of wrong top-1 codes) are batch means.
     """
     model = self.run.model
-    example = self._prefix(self._example(frozen, batch), state)
+    quantizer, codes = self._codes(frozen, batch)
+    keys = jax.random.split(stream(rng, 'order'), codes.shape[0])
+    whole = self.order.example(quantizer, codes, keys)
+    example = self._prefix(whole, state)
     labels = drop_labels(
       stream(rng, 'label_drop'),
       batch['label'],
@@ -113,7 +119,10 @@ class GenerateTask:
     # Over all positions, also where a stage leaves some out.
     per_image = jnp.sum(loss * example.weights, axis=1) / self._positions
     loss = nll.batch_mean(per_image, mask)
-    wrong = nll.wrong(logits, example.targets)
+    # A stage's weights are for its gradient, not for its metrics.
+    weights = whole.weights[:, : plain.shape[1]]
+    plain = plain * weights
+    wrong = nll.wrong(logits, example.targets) * weights
     metrics = {
       'loss': nll.batch_mean(jnp.mean(plain, axis=1), mask),
       'loss_last': nll.batch_mean(self._last(plain), mask),
@@ -132,16 +141,17 @@ class GenerateTask:
       upstream's quirk (`model.label_drop_in_eval`).
     """
     del state
-    example = self._example(frozen, batch)
+    quantizer, codes = self._codes(frozen, batch)
+    example = self.order.example(quantizer, codes, self._eval_keys(codes))
     labels = batch['label']
     if self.run.model.label_drop_in_eval:
-      labels = self._drop_per_image(labels, example.targets)
+      labels = self._drop_per_image(labels, codes)
     logits = self._logits(params, labels, example)
-    loss = nll.cross_entropy(logits, example.targets)
-    wrong = nll.wrong(logits, example.targets)
+    loss = nll.cross_entropy(logits, example.targets) * example.weights
+    wrong = nll.wrong(logits, example.targets) * example.weights
     nobody = jnp.full_like(labels, self.run.model.num_classes)
     logits = self._logits(params, nobody, example)
-    uncond = nll.cross_entropy(logits, example.targets)
+    uncond = nll.cross_entropy(logits, example.targets) * example.weights
     per_image = {
       'loss': jnp.mean(loss, axis=1),
       'loss_last': self._last(loss),
@@ -166,8 +176,11 @@ class GenerateTask:
 
   @property
   def _blocks(self) -> tuple[int, ...]:
+    """The parts that are reported: steps where the order tells them apart."""
     layout = self.order.layout
-    return layout.block_sizes or (layout.positions,)
+    if layout.num_steps and layout.block_sizes:
+      return layout.block_sizes
+    return (layout.positions,)
 
   def _last(self, values: jax.Array) -> jax.Array:
     """Mean over the finest scale in `values`."""
@@ -198,18 +211,19 @@ class GenerateTask:
       weights=example.weights[:, :stop] * weights[None],
       positions=example.positions[:, :stop],
       steps=example.steps[:, :stop],
+      origins=example.origins,  # Orders with origins have no stages.
     )
 
-  def _example(self, frozen: PyTree, batch: Batch) -> Example:
+  def _codes(self, frozen: PyTree, batch: Batch) -> tuple[PyTree, Codes]:
+    """The quantizer, and the codes [B, L, R] of a batch."""
     if self.run.input == 'codes':
-      return self.order.example(frozen['quantizer'], batch['codes'])
+      return frozen['quantizer'], batch['codes']
     tokenizer = tokenizers.make_tokenizer(
       self.run.tokenizer, self.run.data.resolution
     )
     images = batch['image'].astype(jnp.float32) / 127.5 - 1
     codes = tokenizer.encode(frozen['tokenizer'], images)
-    quantizer = tokenizer.quantizer(frozen['tokenizer'])
-    return self.order.example(quantizer, codes)
+    return tokenizer.quantizer(frozen['tokenizer']), codes
 
   def _logits(
     self,
@@ -225,16 +239,32 @@ class GenerateTask:
       example.positions,
       example.steps,
       train=drop_path is not None,
+      origins=example.origins,
       rngs={} if drop_path is None else {'drop_path': drop_path},
     )
 
-  def _drop_per_image(self, labels: jax.Array, codes: Codes) -> jax.Array:
-    # Keyed by the image, so that a result does not depend on the batching.
-    base = stream(jax.random.key(self.run.seed), 'label_drop_in_eval')
+  def _eval_keys(self, codes: Codes) -> jax.Array:
+    """A key per image [B] for what the order draws in an evaluation.
+
+    One key for all where the likelihood is exact: a sequence that depended
+    on the image would make it no distribution. Otherwise a key per image,
+    so that their mean estimates an expectation.
+    """
+    if self.order.loss_kind != 'exact':
+      return self._image_keys(codes, 'order')
+    key = stream(jax.random.key(self.run.seed), 'order')
+    return jnp.broadcast_to(key, codes.shape[:1])
+
+  def _image_keys(self, codes: Codes, name: str) -> jax.Array:
+    """Keyed by the image, so that a result does not depend on batching."""
+    base = stream(jax.random.key(self.run.seed), name)
     flat = codes.reshape(codes.shape[0], -1).astype(jnp.uint32)
     weights = 2 * jnp.arange(flat.shape[1], dtype=jnp.uint32) + 1
     marks = jnp.sum(flat * weights[None], axis=1, dtype=jnp.uint32)
-    keys = jax.vmap(functools.partial(jax.random.fold_in, base))(marks)
+    return jax.vmap(functools.partial(jax.random.fold_in, base))(marks)
+
+  def _drop_per_image(self, labels: jax.Array, codes: Codes) -> jax.Array:
+    keys = self._image_keys(codes, 'label_drop_in_eval')
     model = self.run.model
     drop = functools.partial(
       drop_labels, rate=model.label_drop, num_classes=model.num_classes
