@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from varjax import errors
 from varjax.orders.base import Order
+from varjax.orders.raster import RasterOrder
 from varjax.orders.scale import ScaleOrder
 from varjax.params import Sequence
 from varjax.spec import OrderSpec, TokenizerSpec
 
 ORDERS = {
   'scale': ScaleOrder,
+  'raster': RasterOrder,
 }
 
 

@@ -1,0 +1,103 @@
+"""Tiny transformers with random weights under any order."""
+
+import dataclasses
+import functools
+
+from flax.core import meta
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from varjax.evals import nll
+from varjax.models.transformer import Transformer
+from varjax.orders import make_order
+from varjax.orders.base import Order
+from varjax.spec import ModelSpec, OrderSpec, TokenizerSpec
+from varjax.tokenizers import msvq
+from varjax.types import Example, PyTree
+
+MODEL = ModelSpec(
+  depth=2, width=8, heads=2, num_classes=3, compute_dtype='float32'
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+  """A transformer of one order, its weights, and a quantizer."""
+
+  order: Order
+  model: Transformer
+  params: PyTree
+  quantizer: msvq.Quantizer
+
+  def logits(self, example: Example, labels=None) -> jax.Array:
+    """Teacher-forced logits of an example."""
+    batch = example.targets.shape[0]
+    labels = jnp.zeros(batch, jnp.int32) if labels is None else labels
+    return self.model.apply(
+      {'params': self.params},
+      labels,
+      example.inputs,
+      example.positions,
+      example.steps,
+      origins=example.origins,
+    )
+
+  def nats(self, example: Example, labels=None) -> jax.Array:
+    """Weighted nats of each row [B, L]."""
+    logits = self.logits(example, labels)
+    return nll.cross_entropy(logits, example.targets) * example.weights
+
+
+def world(
+  order: OrderSpec,
+  spec: TokenizerSpec,
+  model: ModelSpec = MODEL,
+  scale: float = 0.5,
+) -> World:
+  """Weights depend on shapes and their order alone."""
+  made = make_order(order, spec)
+  net = Transformer(model, made.layout)
+  rng = np.random.default_rng(0)
+
+  def draw(x):
+    return jnp.asarray(rng.normal(0, scale, x.shape), jnp.float32)
+
+  layout = made.layout
+  rows = layout.positions - layout.start
+  kind = jnp.int32 if layout.input_kind == 'codes' else jnp.float32
+  origins = jnp.zeros((1, rows), jnp.int32) if layout.num_origins else None
+  shapes = jax.eval_shape(
+    lambda: meta.unbox(
+      net.init(
+        {'params': jax.random.key(0)},
+        jnp.zeros(1, jnp.int32),
+        jnp.zeros((1, rows, layout.input_dim), kind),
+        origins=origins,
+        steps=jnp.zeros((1, layout.positions), jnp.int32),
+      )
+    )
+  )
+  return World(made, net, jax.tree.map(draw, shapes['params']), quantizer(spec))
+
+
+def quantizer(spec: TokenizerSpec) -> msvq.Quantizer:
+  """A multi-scale quantizer with random weights."""
+  rng = np.random.default_rng(1)
+  dim = spec.code_dim
+  return msvq.Quantizer(
+    jnp.asarray(rng.normal(0, 1, (spec.vocab, dim)), jnp.float32),
+    jnp.asarray(rng.normal(0, 0.3, (2, 3, 3, dim, dim)), jnp.float32),
+    jnp.asarray(rng.normal(0, 0.3, (2, dim)), jnp.float32),
+    grids=spec.grids,
+    phi_count=2,
+  )
+
+
+@functools.cache
+def keys(count: int, same: bool = False) -> jax.Array:
+  """A key per image, different ones or all the same."""
+  key = jax.random.key(5)
+  if same:
+    return jnp.broadcast_to(key, (count,))
+  return jax.random.split(key, count)
