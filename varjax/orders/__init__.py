@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from varjax import errors
 from varjax.orders.base import Order
+from varjax.orders.permuted import PermutedOrder
 from varjax.orders.raster import RasterOrder
 from varjax.orders.scale import ScaleOrder
 from varjax.params import Sequence
@@ -12,6 +13,7 @@ from varjax.spec import OrderSpec, TokenizerSpec
 ORDERS = {
   'scale': ScaleOrder,
   'raster': RasterOrder,
+  'permuted': PermutedOrder,
 }
 
 
