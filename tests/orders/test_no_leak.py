@@ -18,7 +18,17 @@ from varjax.spec import OrderSpec, TokenizerSpec
 SPEC = TokenizerSpec(
   code_dim=3, vocab=16, scales=((1, 2), (2, 2), (2, 3)), phi_count=2
 )
-CASES = {name: OrderSpec(name) for name in ORDERS}
+SHIFTED = OrderSpec('setwise', 'random', (1, 4, 2, 2, 3))
+CASES = {
+  **{name: OrderSpec(name) for name in ORDERS},
+  'setwise sets': SHIFTED,
+  'setwise separate': OrderSpec(
+    'setwise', 'coarse', (3, 3, 6), context='separate'
+  ),
+  'setwise given': OrderSpec(
+    'setwise', 'random', (3, 3, 2), context='separate', given=4
+  ),
+}
 
 
 def jacobians(name):
@@ -73,3 +83,17 @@ def test_logits_see_only_what_the_steps_allow(name):
   when[tokens] = steps[rows]
   # A token is seen where it is predicted later, and nowhere else.
   np.testing.assert_array_equal(seen[rows], steps[rows][:, None] > when[None])
+
+
+@pytest.mark.parametrize('attention', ['xla', 'blockwise'])
+def test_the_step_rule_is_the_backend_s(attention):
+  spec = worlds.MODEL.__class__(
+    **(worlds.MODEL.__dict__ | {'attention': attention})
+  )
+  made = worlds.world(SHIFTED, SPEC, spec)
+  other = worlds.world(SHIFTED, SPEC)
+  codes = jnp.zeros((2, 12, 1), jnp.int32)
+  example = made.order.example(None, codes, worlds.keys(2))
+  np.testing.assert_allclose(
+    made.logits(example), other.logits(example), atol=1e-5
+  )

@@ -7,6 +7,7 @@ from varjax.orders.base import Order
 from varjax.orders.permuted import PermutedOrder
 from varjax.orders.raster import RasterOrder
 from varjax.orders.scale import ScaleOrder
+from varjax.orders.setwise import SetwiseOrder
 from varjax.params import Sequence
 from varjax.spec import OrderSpec, TokenizerSpec
 
@@ -14,6 +15,7 @@ ORDERS = {
   'scale': ScaleOrder,
   'raster': RasterOrder,
   'permuted': PermutedOrder,
+  'setwise': SetwiseOrder,
 }
 
 
