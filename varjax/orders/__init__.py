@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from varjax import errors
 from varjax.orders.base import Order
+from varjax.orders.masked import MaskedOrder
 from varjax.orders.permuted import PermutedOrder
 from varjax.orders.raster import RasterOrder
 from varjax.orders.scale import ScaleOrder
@@ -16,6 +17,7 @@ ORDERS = {
   'raster': RasterOrder,
   'permuted': PermutedOrder,
   'setwise': SetwiseOrder,
+  'masked': MaskedOrder,
 }
 
 
