@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 import worlds
+
 from varjax.orders import ORDERS
 from varjax.spec import OrderSpec, TokenizerSpec
 

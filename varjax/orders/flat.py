@@ -19,6 +19,7 @@ from jaxtyping import Array, Int
 
 from varjax.orders.base import Choice, Given
 from varjax.spec import OrderSpec, TokenizerSpec
+from varjax.tokenizers.base import code_spec
 from varjax.types import Codes, CodeSpec, Layout, PyTree
 
 
@@ -48,10 +49,7 @@ class FlatOrder:
   @functools.cached_property
   def code_spec(self) -> CodeSpec:
     """Grids and alphabet."""
-    spec = self.spec
-    return CodeSpec(
-      spec.grids, spec.vocab, spec.code_dim, spec.codes_per_position
-    )
+    return code_spec(self.spec)
 
   @property
   def count(self) -> int:
