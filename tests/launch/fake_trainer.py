@@ -24,6 +24,7 @@ def main():
   )
   name = options['name']
   workdir = pathlib.Path(sys.argv[sys.argv.index('--workdir') + 1])
+  workdir.mkdir(parents=True, exist_ok=True)
   (workdir / 'pid').write_text(str(os.getpid()))
   attempts = workdir / 'attempts'
   attempt = int(attempts.read_text()) + 1 if attempts.exists() else 1
@@ -37,6 +38,13 @@ def main():
     return 0
   if name == 'killed':
     os.kill(os.getpid(), signal.SIGKILL)
+  if name == 'gang':
+    told = {k: v for k, v in os.environ.items() if k.startswith('JAX_')}
+    rank = told.get('JAX_PROCESS_ID', '0')
+    text = ' '.join(f'{k}={v}' for k, v in told.items())
+    (workdir / f'gang-{rank}.env').write_text(text)
+    if rank != '0':
+      return 0
   return train(workdir, options)
 
 

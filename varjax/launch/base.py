@@ -138,6 +138,10 @@ class Engine(Protocol):
   moved on (exit code 143 and more steps than before).
   """
 
+  def plan(self, trials: Sequence[Trial]) -> str:
+    """What `run` would ask for, as text; starts and writes nothing."""
+    ...
+
   def run(
     self, trials: Sequence[Trial], observer: Observer
   ) -> tuple[list[Outcome], int]:

@@ -68,6 +68,14 @@ class LocalEngine:
       given.policy, given.pin_cores, given.sweep, dict(given.environment)
     )
 
+  def plan(self, trials: Sequence[base.Trial]) -> str:
+    """See `base.Engine.plan`."""
+    shares = split_cores(cores(), self.policy.parallel or default_parallel())
+    return (
+      f'local: {len(trials)} trials, {len(shares)} at a time with '
+      f'{len(shares[0])} cores each'
+    )
+
   def run(
     self, trials: Sequence[base.Trial], observer: base.Observer
   ) -> tuple[list[base.Outcome], int]:

@@ -13,7 +13,7 @@ from varjax.launch import local, options, policy
 _READ_BY = {
   'pin_cores': ('local', 'ray'),
   'resources': ('ray',),
-  'processes': ('ray', 'slurm', 'manifest'),
+  'processes': ('ray', 'slurm'),
   'ray_address': ('ray',),
   'tpu': ('ray', 'manifest'),
   'slurm': ('slurm',),
@@ -112,7 +112,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     '--processes',
     type=_count,
     metavar='N',
-    help='ray, slurm, manifest: processes (hosts) of one trial',
+    help='ray, slurm: processes of one trial, each on a host of its own',
   )
   some.add_argument(
     '--ray_address',

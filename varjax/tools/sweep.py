@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 import pathlib
 
-from varjax import launch, sweep
+from varjax import errors, launch, sweep
 from varjax.launch import conduct, plan
 from varjax.tools import arguments, engine_arguments
 
@@ -33,8 +33,16 @@ def main(
   argv, overrides = arguments.split_overrides(argv)
   args = _parser().parse_args(argv)
   sweep_dir = pathlib.Path(args.workdir)
+  if args.collect:
+    return conduct.gather(sweep_dir)
+  if args.sweep is None:
+    raise errors.ConfigError('SWEEP.py is needed (or --collect)')
   trials = sweep.with_overrides(sweep.load(args.sweep), overrides)
   chosen = sweep.only(trials, args.only)
+  name = pathlib.Path(args.sweep).stem
+  engine = launch.ENGINES[args.engine].from_options(
+    engine_arguments.options_of(args, name, sweep_dir)
+  )
 
   def planned(resolver: plan.ResolveRunId) -> list[plan.Planned]:
     return plan.plan(trials, args.sweep, sweep_dir, resolver, trainer)
@@ -48,16 +56,15 @@ def main(
     resolver = sweep_dry_run.Resolver(resolve_run_id)
     items = selected(planned(resolver))
     print(sweep_dry_run.describe(items, sweep_dir, resolver.missing))
+    print(engine.plan([item.trial for item in items]))
     return 0
   items = planned(resolve_run_id or _resolve_run_id)
-  name = pathlib.Path(args.sweep).stem
-  given = engine_arguments.options_of(args, name, sweep_dir)
   return conduct.conduct(
     [item.trial for item in items],
     [item.trial for item in selected(items)],
     sweep_dir,
     name,
-    launch.ENGINES[args.engine].from_options(given),
+    engine,
   )
 
 
@@ -69,7 +76,12 @@ def _parser() -> argparse.ArgumentParser:
     '--config.KEY=VALUE, such as --config.optim.lr=3e-4, sets a key in all '
     'trials; `varjax train --dry_run` prints all keys.',
   )
-  parser.add_argument('sweep', metavar='SWEEP.py', help='the sweep file')
+  parser.add_argument(
+    'sweep',
+    metavar='SWEEP.py',
+    nargs='?',
+    help='the sweep file; not needed to --collect',
+  )
   parser.add_argument(
     '--workdir', required=True, help='folder of the runs and their records'
   )
@@ -85,6 +97,12 @@ def _parser() -> argparse.ArgumentParser:
     action='store_true',
     help='print trials, run ids, parameters and FLOPs, and what the engine '
     'would submit; start nothing',
+  )
+  parser.add_argument(
+    '--collect',
+    action='store_true',
+    help='merge the records that runs have left in --workdir, print the '
+    'table, start nothing',
   )
   engine_arguments.add(parser)
   return parser
