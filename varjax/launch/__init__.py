@@ -2,8 +2,10 @@
 
 from varjax.launch.local import LocalEngine
 from varjax.launch.ray_engine import RayEngine
+from varjax.launch.slurm_engine import SlurmEngine
 
 ENGINES = {
   'local': LocalEngine,
   'ray': RayEngine,
+  'slurm': SlurmEngine,
 }
