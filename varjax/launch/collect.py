@@ -6,6 +6,7 @@ hold every run under it exactly once, whatever was killed and run again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import dataclasses
 import datetime
 import pathlib
@@ -16,6 +17,11 @@ from varjax.launch import base
 RECORDS = 'records.jsonl'
 CURVES = 'curves.jsonl'
 PARQUET = 'records.parquet'
+# What a run id determines, to the last bit on one kind of device.
+_RESULTS = (
+  'steps', 'val_loss_nats_per_token', 'val_loss_scales', 'val_err',
+  'val_psnr_db',
+)  # fmt: skip
 
 
 def collect(
@@ -32,6 +38,7 @@ def collect(
       as they are.
   """
   sources, problems = _readable(sweep_dir, RECORDS)
+  problems += _contradictions(sources, sweep_dir / RECORDS)
   merged = records.merge(sources, sweep_dir / RECORDS)
   curves, curve_problems = _readable(sweep_dir, CURVES)
   records.merge(curves, sweep_dir / CURVES, by_step=True)
@@ -47,6 +54,26 @@ def peek(sweep_dir: pathlib.Path) -> list[records.RunRecord]:
   for source in sources:
     found += records.read(source)
   return records.latest(found)
+
+
+def strangers(trials: Sequence[base.Trial]) -> list[str]:
+  """A sentence for every trial whose folder holds another run's record.
+
+  As when it was run with other code than that which planned the sweep.
+  """
+  found = []
+  for trial in trials:
+    try:
+      others = {r.run_id for r in records.read(trial.records)}
+    except errors.RecordError:
+      continue
+    if others and trial.run_id not in others:
+      found.append(
+        f'{trial.name}: {trial.records} is of run {", ".join(sorted(others))} '
+        f'and not of {trial.run_id}: it was run with other code or inputs '
+        'than the sweep was planned with'
+      )
+  return found
 
 
 def record_failure(outcome: base.Outcome, sweep: str) -> None:
@@ -77,6 +104,32 @@ def record_failure(outcome: base.Outcome, sweep: str) -> None:
     date=datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
   )
   records.append(trial.records, failed)
+
+
+def _contradictions(
+  sources: Sequence[pathlib.Path], own: pathlib.Path
+) -> list[str]:
+  """A sentence for every run with two complete records that differ.
+
+  One run id means one result; where there are two, neither can be trusted.
+  """
+  first: dict[str, records.RunRecord] = {}
+  found: dict[str, str] = {}
+  for path in [*([own] if own.is_file() else []), *sources]:
+    for record in records.read(path):
+      if record.status != 'complete':
+        continue
+      before = first.setdefault(record.run_id, record)
+      for name in _RESULTS:
+        one, two = getattr(before, name), getattr(record, name)
+        if one != two:
+          found.setdefault(
+            record.run_id,
+            f'run {record.run_id} ({record.name}) has two complete records '
+            f'that differ: {name} is {one} and {two} in {path}; the later '
+            'one is kept',
+          )
+  return list(found.values())
 
 
 def _readable(

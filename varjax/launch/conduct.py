@@ -62,10 +62,34 @@ def conduct(
           f'log: {outcome.trial.log}',
           flush=True,
         )
+  if any(outcome.status == 'written' for outcome in outcomes):
+    print(f'merge later: varjax sweep --collect --workdir {sweep_dir}')
   if signum:
     print('stopped; run the same command again to go on', flush=True)
     return 128 + signum
   return int(any(o.status not in ('complete', 'written') for o in outcomes))
+
+
+def gather(sweep_dir: pathlib.Path) -> int:
+  """Merges what runs have left in a sweep directory, and prints the table.
+
+  For trials that no launcher of ours has run; see the manifest engine.
+
+  Returns:
+    0, or 1 when a trial has failed.
+
+  Raises:
+    LaunchError: not the folder of a sweep, or a launcher is at work there.
+    RecordError: the records of the sweep cannot be read.
+  """
+  _, trials, _ = manifest.read(sweep_dir)
+  with lock.held(sweep_dir):
+    found = _merge_at_last(sweep_dir)
+  _say_all(collect.strangers(trials))
+  rows = table.rows(trials, found, {})
+  print(table.text(rows), flush=True)
+  print(table.summary(rows), flush=True)
+  return int(any(row.status == 'failed' for row in rows))
 
 
 def _merge_at_last(sweep_dir: pathlib.Path) -> list[records.RunRecord]:
