@@ -101,6 +101,8 @@ class TokenizerSpec:
     revive_every: updates between revivals of unused codes; 0 is never.
     revive_below: a code is dead when its share of recent picks, times V,
       is below this.
+    kmeans_updates: after this many updates the codebook is replaced by the
+      k-means centres of their features; 0 keeps the random start.
     latent_dim: channels between the network and the convolutions around the
       quantiser (LlamaGen's z_channels); 0 is code_dim.
     codes_per_position: R; several for 'rq', and for 'lfq' and 'bsq', which
@@ -136,6 +138,7 @@ class TokenizerSpec:
   official_usage: bool = False
   revive_every: int = 0
   revive_below: float = 0.1
+  kmeans_updates: int = _added(0)
   latent_dim: int = _added(0)
   codes_per_position: int = _added(1)
   levels: tuple[int, ...] = _added(())

@@ -39,6 +39,7 @@ def check(spec: TokenizerSpec) -> None:
     'dropout': (0 <= spec.dropout < 1, 'in [0, 1)'),
     'usage_decay': (0 <= spec.usage_decay < 1, 'in [0, 1)'),
     'revive_every': (spec.revive_every >= 0, 'at least 0'),
+    'kmeans_updates': (spec.kmeans_updates >= 0, 'at least 0'),
     'latent_dim': (spec.latent_dim >= 0, 'at least 0'),
     'commitment': (spec.commitment >= 0, 'at least 0'),
     'entropy': (spec.entropy >= 0, 'at least 0'),
@@ -54,6 +55,7 @@ def check(spec: TokenizerSpec) -> None:
       raise errors.ConfigError(f'{_named(spec, key)}: must be {allowed}')
   for key, needs in (
     ('revive_every', WITH_CODEBOOK),
+    ('kmeans_updates', WITH_CODEBOOK),
     ('entropy', ('vq', *_BINARY)),
     ('znorm', ('msvq', 'vq')),
     ('levels', ('fsq',)),
@@ -71,6 +73,11 @@ def check(spec: TokenizerSpec) -> None:
   if kind != 'msvq' and len(spec.grids) != 1:
     raise errors.ConfigError(
       f'{_named(spec, "scales")}: kind={kind!r} has one grid, such as (16,)'
+    )
+  if spec.kmeans_updates and spec.official_usage:
+    raise errors.ConfigError(
+      f'{_named(spec, "kmeans_updates")}: needs tokenizer.official_usage=False,'
+      ' whose counter of batches is right'
     )
   if kind == 'fsq':
     _check_levels(spec)

@@ -67,8 +67,11 @@ class ReconstructTask:
   def init(self, rng: jax.Array) -> tuple[PyTree, usage.UsageState]:
     """Fresh weights (boxed) and empty statistics."""
     params = self.tokenizer.init(rng, self.run.data.resolution)
-    revive = self.run.tokenizer.revive_every > 0
-    return params, usage.start(self.code_spec, revive)
+    spec = self.run.tokenizer
+    state = usage.start(
+      self.code_spec, spec.revive_every > 0, spec.kmeans_updates
+    )
+    return params, state
 
   def loss_fn(
     self,
@@ -143,18 +146,21 @@ class ReconstructTask:
     rng: jax.Array,
     step: jax.Array,
   ) -> tuple[PyTree, usage.UsageState]:
-    """Revives dead codes after every `revive_every` updates."""
+    """Revives dead codes when it is time, and refits the codebook once."""
     spec = self.run.tokenizer
-    if not spec.revive_every:
+    if not (spec.revive_every or spec.kmeans_updates):
       return params, state
-    entry = params['quantizer']['embedding']
-    codebook, state = usage.revive(
-      meta.unbox(entry),
-      state,
-      rng,
-      spec.revive_below,
-      (step + 1) % spec.revive_every == 0,
-    )
+    entry, done = params['quantizer']['embedding'], step + 1
+    codebook = meta.unbox(entry)
+    if spec.revive_every:
+      due = done % spec.revive_every == 0
+      codebook, state = usage.revive(
+        codebook, state, rng, spec.revive_below, due
+      )
+    if spec.kmeans_updates:
+      due = done == spec.kmeans_updates
+      key = rngs.stream(rng, 'kmeans')
+      codebook, state = usage.refit(codebook, state, key, spec.znorm, due)
     boxed = isinstance(entry, meta.AxisMetadata)
     entry = entry.replace_boxed(codebook) if boxed else codebook
     quantizer = dict(params['quantizer'], embedding=entry)
@@ -163,15 +169,15 @@ class ReconstructTask:
   def _count(
     self, state: usage.UsageState, quantized: Quantized, rng: jax.Array
   ) -> usage.UsageState:
-    spec = self.run.tokenizer
+    spec, seen = self.run.tokenizer, state.updates
     counts = usage.count_codes(quantized.codes, self.code_spec)
     state = usage.update(state, counts, spec.usage_decay, spec.official_usage)
-    if not spec.revive_every:
+    if not (spec.revive_every or spec.kmeans_updates):
       return state
-    candidates = usage.sample_candidates(
+    vectors = usage.sample_candidates(
       quantized.searched, self.code_spec, rngs.stream(rng, 'candidates')
     )
-    return state.replace(candidates=jax.lax.stop_gradient(candidates))
+    return usage.collect(state, jax.lax.stop_gradient(vectors), seen)
 
 
 def to_float(images: UInt8[Array, 'B H W 3']) -> Float[Array, 'B H W 3']:

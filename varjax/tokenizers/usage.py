@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from varjax.tokenizers import kmeans
 from varjax.types import Codes, CodeSpec
 
 # A code is in use at this share of its fair count or more (official margin).
@@ -31,21 +32,27 @@ class UsageState:
   ema: jax.Array  # [K, V] float32, decayed picks per batch
   updates: jax.Array  # [] int32; official: counted once per scale
   candidates: jax.Array | None = None  # [V, C], vectors to revive codes with
+  # [n, V, C], vectors of the last n batches, for the k-means start.
+  reservoir: jax.Array | None = None
 
 
-def start(code_spec: CodeSpec, revive: bool = False) -> UsageState:
+def start(
+  code_spec: CodeSpec, revive: bool = False, batches: int = 0
+) -> UsageState:
   """Nothing counted yet.
 
   Args:
     code_spec: of the tokenizer.
     revive: also keep a candidate vector for every code.
+    batches: whose vectors are kept for a k-means start.
   """
   shape = (groups(code_spec), code_spec.vocab)
-  candidates = jnp.zeros((code_spec.vocab, code_spec.code_dim))
+  vectors = (code_spec.vocab, code_spec.code_dim)
   return UsageState(
     jnp.zeros(shape),
     jnp.zeros((), jnp.int32),
-    candidates if revive else None,
+    jnp.zeros(vectors) if revive else None,
+    jnp.zeros((batches, *vectors)) if batches else None,
   )
 
 
@@ -164,6 +171,56 @@ def sample_candidates(
   cell = jax.random.randint(for_cell, (vocab,), 0, size)
   position = jnp.array(code_spec.offsets)[scale] + cell
   return searched[image, position, level]
+
+
+def collect(
+  state: UsageState, vectors: Float[Array, 'V C'], seen: Array
+) -> UsageState:
+  """Keeps vectors of a batch for what will read them.
+
+  Args:
+    state: the candidates and the reservoir are replaced where they exist.
+    vectors: of `sample_candidates`.
+    seen: batches before this one.
+  """
+  if state.candidates is not None:
+    state = state.replace(candidates=vectors)
+  if state.reservoir is not None:
+    slot = seen % state.reservoir.shape[0]
+    state = state.replace(reservoir=state.reservoir.at[slot].set(vectors))
+  return state
+
+
+def refit(
+  codebook: Float[Array, 'V C'],
+  state: UsageState,
+  rng: jax.Array,
+  znorm: bool,
+  when: Array,
+) -> tuple[Float[Array, 'V C'], UsageState]:
+  """Replaces the codebook by the k-means centres of the reservoir.
+
+  The counts start again, as all codes have a new meaning.
+
+  Args:
+    codebook: entries now.
+    state: with a reservoir.
+    rng: of the k-means.
+    znorm: codes are looked up by cosine.
+    when: a boolean scalar; False changes nothing and costs nothing.
+  """
+
+  def fitted() -> tuple[jax.Array, jax.Array, jax.Array]:
+    rows = state.reservoir.reshape(-1, codebook.shape[-1])
+    centres = kmeans.fit(rows, codebook.shape[0], rng, znorm)
+    zero = jnp.zeros_like(state.updates)
+    return centres, jnp.zeros_like(state.ema), zero
+
+  def kept() -> tuple[jax.Array, jax.Array, jax.Array]:
+    return codebook, state.ema, state.updates
+
+  codebook, ema, updates = jax.lax.cond(when, fitted, kept)
+  return codebook, state.replace(ema=ema, updates=updates)
 
 
 def dead_codes(state: UsageState, below: float) -> Bool[Array, ' V']:
