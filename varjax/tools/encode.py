@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Callable
 import dataclasses
 import time
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tqdm
@@ -12,6 +15,14 @@ from varjax import errors
 from varjax.coerce import build
 from varjax.spec import DataSpec
 from varjax.tools import arguments
+
+if TYPE_CHECKING:  # --help loads no JAX
+  import jax
+
+  from varjax.data.sources import Source
+  from varjax.tokenizers.artifact import TrainedTokenizer
+  from varjax.tokenizers.base import Tokenizer
+  from varjax.types import PyTree
 
 
 def main(argv: list[str]) -> int:
@@ -43,6 +54,14 @@ def main(argv: list[str]) -> int:
     '--shard_images', type=int, default=8192, help='images per shard file'
   )
   parser.add_argument('--seed', type=int, default=0, help='of the crops')
+  parser.add_argument(
+    '--check_fp32',
+    type=int,
+    default=0,
+    metavar='N',
+    help='also encode N images of each split in float32 and print the share '
+    'of codes that agree (for a tokenizer with compute_dtype=bfloat16)',
+  )
   parser.add_argument('--quiet', action='store_true', help='no progress bar')
   rest, data_overrides = _split_data(argv)
   args = parser.parse_args(rest)
@@ -55,6 +74,8 @@ def main(argv: list[str]) -> int:
   for name in ('views', 'batch_size', 'shard_images'):
     if getattr(args, name) < 1:
       raise errors.ConfigError(f'--{name}: must be at least 1')
+  if args.check_fp32 < 0:
+    raise errors.ConfigError('--check_fp32: must be at least 0')
 
   import jax
 
@@ -68,25 +89,21 @@ def main(argv: list[str]) -> int:
   data = _data_of(trained.data, data_overrides)
   params = jax.device_put(trained.params)
 
-  @jax.jit
-  def encode_batch(params, images):
-    return trained.tokenizer.encode(
-      params, images.astype('float32') / 127.5 - 1
-    )
-
-  def encode(images: np.ndarray) -> jax.Array:
-    return encode_batch(params, images)
+  encode = _encoder(trained.tokenizer, params)
 
   for split in splits:
     source = sources.open_source(data, split)
-    start = time.monotonic()
+    if args.check_fp32:
+      print(f'{split}: {_check_fp32(trained, params, source, data, args)}')
+    speed = _Speed()
     with tqdm.tqdm(
       desc=f'encode {split}', unit='img', disable=args.quiet or None
     ) as bar:
 
-      def show(done: int, total: int, bar=bar) -> None:
+      def show(done: int, total: int, bar=bar, speed=speed) -> None:
         bar.total = total
         bar.update(done - bar.n)
+        speed.update(done)
 
       manifest = encode_split(
         encode,
@@ -102,12 +119,88 @@ def main(argv: list[str]) -> int:
         seed=args.seed,
         progress=show,
       )
-    seconds = time.monotonic() - start
     print(
       f'{split}: codes {manifest.codes_id} of {len(source)} images in '
-      f'{manifest.views} view(s), {seconds:.1f} s'
+      f'{manifest.views} view(s), {speed}'
     )
   return 0
+
+
+class _Speed:
+  """Images encoded, and the rate without the first batch, which compiles."""
+
+  def __init__(self) -> None:
+    self._marks = [(time.monotonic(), 0)]
+
+  def update(self, done: int) -> None:
+    # The first call tells what an earlier encode had finished; after the
+    # second, the program is compiled. Only the latest mark moves on.
+    self._marks = [*self._marks[:3], (time.monotonic(), done)]
+
+  def __str__(self) -> str:
+    start, end = self._marks[0][0], self._marks[-1]
+    text = f'{end[0] - start:.1f} s'
+    if len(self._marks) < 4 or end[1] == self._marks[2][1]:
+      return text
+    seconds, images = (b - a for a, b in zip(self._marks[2], end, strict=True))
+    return f'{text}, {images / seconds:,.0f} images/s after the first batch'
+
+
+def _encoder(
+  tokenizer: Tokenizer, params: PyTree
+) -> Callable[[np.ndarray], jax.Array]:
+  """uint8 images to codes, compiled."""
+  import jax
+
+  @jax.jit
+  def encode(params: PyTree, images: jax.Array) -> jax.Array:
+    return tokenizer.encode(params, images.astype('float32') / 127.5 - 1)
+
+  return lambda images: encode(params, images)
+
+
+def _check_fp32(
+  trained: TrainedTokenizer,
+  params: PyTree,
+  source: Source,
+  data: DataSpec,
+  args: argparse.Namespace,
+) -> str:
+  """What float32 arithmetic would change in the codes of a few images."""
+  from varjax.data import preprocess
+  from varjax.evals.agreement import code_agreement
+  from varjax.tokenizers import make_tokenizer
+
+  if trained.spec.compute_dtype == 'float32':
+    return 'the tokenizer computes in float32, so its codes are those of it'
+  exact = dataclasses.replace(trained.spec, compute_dtype='float32')
+  encoders = [
+    _encoder(tokenizer, params)
+    for tokenizer in (
+      trained.tokenizer, make_tokenizer(exact, data.resolution),
+    )
+  ]  # fmt: skip
+  count = min(args.check_fp32, len(source))
+  found, reference = [], []
+  for first in range(0, count, args.batch_size):
+    images = np.stack(
+      [
+        preprocess.center_crop(source[index]['image'], data)
+        for index in range(first, min(first + args.batch_size, count))
+      ]
+    )
+    found.append(np.asarray(encoders[0](images)))
+    reference.append(np.asarray(encoders[1](images)))
+  shares = code_agreement(
+    np.concatenate(found),
+    np.concatenate(reference),
+    trained.tokenizer.code_spec,
+  )
+  scales = ', '.join(f'{share:.2%}' for share in shares[:-1])
+  return (
+    f'{shares[-1]:.2%} of the codes of {count} images agree with float32 '
+    f'(by scale: {scales})'
+  )
 
 
 def _split_data(argv: list[str]) -> tuple[list[str], dict[str, str]]:
