@@ -32,4 +32,5 @@ def make(seed: int = 0, size: int = 6, name: str = 'tiny') -> Network:
     weights_hash=hash_arrays(params),
     forward=forward,
     resize=lambda images: images,
+    label_count=5,
   )

@@ -49,6 +49,8 @@ class Network:
     forward: (params, images) -> Features of images as they are: no resize;
       for losses, which keep the resolution of the image.
     resize: images of any size to [B, resolution, resolution, 3].
+    label_count: classes of the logits where they are those of ImageNet-1k
+      in their usual order; 0 where a label says nothing about them.
   """
 
   name: str
@@ -58,6 +60,7 @@ class Network:
   weights_hash: str
   forward: Callable[[PyTree, Float[Array, 'B H W 3']], Features]
   resize: Callable[[Float[Array, 'B H W 3']], Float[Array, 'B _ _ 3']]
+  label_count: int = 0
 
   @functools.cached_property
   def identity(self) -> str:

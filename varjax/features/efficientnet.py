@@ -96,6 +96,7 @@ def load(path: str | os.PathLike[str] = '') -> Network:
     weights_hash=hash_arrays(flat),
     forward=forward,
     resize=_resize,
+    label_count=CLASSES,
   )
 
 

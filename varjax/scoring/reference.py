@@ -18,7 +18,7 @@ import numpy as np
 
 from varjax import errors
 from varjax.features import Network
-from varjax.scoring import images, statistics
+from varjax.scoring import images, scores, statistics
 from varjax.scoring.statistics import Extractor, Gaussian, Report, Statistics
 from varjax.spec import DataSpec
 
@@ -34,6 +34,7 @@ def open_reference(
   extract: Extractor,
   *,
   data: DataSpec | None = None,
+  like: tuple[str, tuple[int, int]] | None = None,
   cache: str = '',
   report: Report = lambda *_: None,
 ) -> Statistics:
@@ -44,17 +45,25 @@ def open_reference(
       NAME:SPLIT of a dataset, such as 'emoji:validation'.
     extract: the network.
     data: how images of a dataset are cropped; NAME replaces its name.
+    like: label and (height, width) of what will be compared with it:
+      another resolution is refused before anything is computed.
     cache: see `statistics.keep`.
     report: see `Extractor`.
 
   Raises:
-    DataError: missing, damaged, or moments of another network.
+    DataError: missing, damaged, of another resolution than `like`, or
+      moments of another network.
   """
   path = pathlib.Path(text)
+  names = set()
   if path.suffix == '.npz' and path.is_file():
     names = _names(path)
-    if {'mu', 'sigma'} <= names:
-      return _open_adm(path, names, extract, cache, report)
+  moments_only = {'mu', 'sigma'} <= names and 'arr_0' not in names
+  if like is not None and not moments_only:
+    found = open_images(text, data=data)
+    scores.check_sizes(*like, found.label, found.size)
+  if {'mu', 'sigma'} <= names:
+    return _open_adm(path, names, extract, cache, report)
   found = open_images(text, data=data)
   return statistics.keep(extract, found, cache, report)
 

@@ -192,13 +192,28 @@ def _check(samples: Statistics, reference: Statistics) -> None:
       f'{samples.label} was seen by {samples.network}, {reference.label} by '
       f'{reference.network}; scores compare features of one network'
     )
-  if reference.size is not None and samples.size != reference.size:
-    sides = ['x'.join(map(str, s.size or ())) for s in (samples, reference)]
-    raise errors.DataError(
-      f'{samples.label} has images of {sides[0]} pixels, {reference.label} '
-      f'of {sides[1]}; a score of one resolution says nothing of another, so '
-      'resize the reference first'
-    )
+  check_sizes(samples.label, samples.size, reference.label, reference.size)
+
+
+def check_sizes(
+  label: str,
+  size: tuple[int, int] | None,
+  other_label: str,
+  other_size: tuple[int, int] | None,
+) -> None:
+  """Refuses to compare images of different resolutions; None is unknown.
+
+  Raises:
+    DataError: both are known and they differ.
+  """
+  if size is None or other_size is None or size == other_size:
+    return
+  sides = ['x'.join(map(str, s)) for s in (size, other_size)]
+  raise errors.DataError(
+    f'{label} has images of {sides[0]} pixels, {other_label} of {sides[1]}; '
+    'a score of one resolution says nothing of another, so resize the '
+    'reference first'
+  )
 
 
 def _frechet(samples: Statistics, reference: Statistics, part: str) -> float:

@@ -31,6 +31,36 @@ def parser(
   )
 
 
+def add_features(parser: argparse.ArgumentParser) -> None:
+  """Which network metrics, or rejection, look through."""
+  parser.add_argument(
+    '--features',
+    default='efflite0',
+    help='feature network: efflite0 comes in a package; inception2015 (the '
+    'one of FID) and others need --feature_weights',
+  )
+  parser.add_argument(
+    '--feature_weights', default='', help='file of its weights'
+  )
+
+
+def add_rejection(parser: argparse.ArgumentParser) -> None:
+  """Rejection sampling with the classifier of a feature network."""
+  parser.add_argument(
+    '--reject',
+    type=int,
+    default=1,
+    help='candidates for each image, of which the classifier of --features '
+    'keeps one; 1 keeps every image',
+  )
+  parser.add_argument(
+    '--reject_by',
+    default='label',
+    choices=('label', 'confidence'),
+    help='keep the most probable for its class, or the surest of any class',
+  )
+
+
 def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
   """Takes `--config.KEY=VALUE` and `--config.KEY VALUE` out of `argv`.
 

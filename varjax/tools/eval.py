@@ -1,36 +1,83 @@
-"""`varjax eval`: a trained run on its validation split, once more."""
+"""`varjax eval`: a run on its validation split, or any images by their looks.
+
+Without a reference, the likelihood or the reconstruction of a run, as in
+training. With one, the scores of sets of images: a run's samples or
+reconstructions, a sample .npz, a folder, or an official checkpoint.
+"""
 
 from __future__ import annotations
 
+import argparse
 import pathlib
+from typing import Any
 
 import numpy as np
 
-from varjax import config
-from varjax.tools import arguments
+from varjax import config, errors
+from varjax.tools import arguments, eval_images
+
+_EXAMPLES = """
+examples:
+  varjax eval --workdir W/d16                      likelihood on validation
+  varjax eval --samples a/ --reference b/          two folders of images
+  varjax eval --samples d16.npz --reference VIRTUAL_imagenet256_labeled.npz
+      --features inception2015 --feature_weights pt_inception.pth
+  varjax eval --workdir W/d16 --reference train --sweep cfg=1,1.5,2
+  varjax eval --workdir W/tokenizer --reference validation
+"""
 
 
 def main(argv: list[str]) -> int:
-  """Evaluates the newest checkpoint; returns the exit code."""
+  """Evaluates; returns the exit code."""
   parser = arguments.parser(
     'eval',
-    'Evaluate the newest checkpoint of a run on its whole validation split, '
-    'deterministically: cross-entropy, errors or reconstruction, each with '
-    'its standard error over images.',
+    'Evaluate. With --workdir alone: the newest checkpoint of a run on its '
+    'whole validation split, deterministically: cross-entropy, errors or '
+    'reconstruction, each with its standard error over images. With '
+    '--reference: scores of images, against a folder, an .npz, an ADM '
+    'reference .npz, or a dataset.',
+    _EXAMPLES,
   )
+  parser.formatter_class = _Formatter
   argv, overrides = arguments.split_overrides(argv)
-  parser.add_argument('--workdir', required=True, help='of the trained run')
-  parser.add_argument('--out', help='also write the result as JSON')
+  subject = parser.add_argument_group('what is evaluated')
+  subject.add_argument('--workdir', default='', help='of a run, or of a sweep')
+  subject.add_argument('--run', default='', help='name of a run of the sweep')
+  subject.add_argument('--tokenizer', default='', help='if it has moved')
+  parser.add_argument(
+    '--out', help='also write the result as JSON; of a sweep, all points'
+  )
+  eval_images.add_arguments(parser, subject)
   args = parser.parse_args(argv)
+  if args.samples or args.vae or args.var or args.reference:
+    if overrides:
+      raise errors.ConfigError(
+        'overrides of the config have no meaning beside --reference'
+      )
+    return eval_images.run(args)
+  if not args.workdir:
+    raise errors.ConfigError(
+      'nothing to evaluate: give --workdir, --samples, or --vae and --var'
+    )
+  eval_images.refuse_unused(args)
+  return _validate(args, overrides)
 
+
+class _Formatter(
+  argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter
+):
+  """Defaults beside the options, examples as they are written."""
+
+
+def _validate(args: argparse.Namespace, overrides: dict[str, Any]) -> int:
   import jax
 
   from varjax import checkpoint, compilation, evaluate, inputs, sharding
   from varjax.tasks import make_task
-  from varjax.workdir import Workdir, write_json
+  from varjax.workdir import Workdir, find_run, write_json
 
   compilation.enable_cache()
-  workdir = Workdir(pathlib.Path(args.workdir))
+  workdir = Workdir(pathlib.Path(find_run(args.workdir, args.run)))
   run = workdir.run()
   if overrides:
     loaded = config.override(config.as_config(run), overrides)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import pathlib
 import sys
 import time
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from varjax import errors
 from varjax.tools import arguments
-
-if TYPE_CHECKING:
-  from varjax.pipeline import VarPipeline
 
 _GROUP = 16
 
@@ -58,19 +53,22 @@ def main(argv: list[str]) -> int:
     'differently',
   )
   parser.add_argument('--tokenizer', default='', help='if it has moved')
+  arguments.add_rejection(parser)
+  arguments.add_features(parser)
   args = parser.parse_args(argv)
   out = pathlib.Path(args.out)
   if out.suffix != '.npz':
     raise errors.ConfigError(f'--out={args.out}: must end in .npz')
-  for name in ('per_class', 'classes', 'batch_size', 'group'):
+  for name in ('per_class', 'classes', 'batch_size', 'group', 'reject'):
     value = getattr(args, name)
     if value is not None and value < 1:
       raise errors.ConfigError(f'--{name}={value}: must be at least 1')
   if not 0 <= args.seed < 2**32:
     raise errors.ConfigError(f'--seed={args.seed}: must be in 0..2^32 - 1')
 
-  from varjax import compilation
+  from varjax import compilation, features
   from varjax.pipeline import VarPipeline
+  from varjax.scoring import samples, statistics
   from varjax.workdir import find_run
 
   compilation.enable_cache()
@@ -83,43 +81,40 @@ def main(argv: list[str]) -> int:
       f'--classes={classes}: the run has {pipe.num_classes} classes'
     )
   count = classes * args.per_class
-  wrote = _sample(pipe, out, count, classes, args)
-  done = 'written to' if wrote else 'are already in'
-  print(f'{count} images of {pipe.label} {done} {out}')
-  return 0
-
-
-def _sample(
-  pipe: VarPipeline, out: pathlib.Path, count: int, classes: int, args
-) -> bool:
-  from varjax.sampling import bulk
-
-  chosen = pipe.settings(args.cfg, args.top_k, args.top_p, args.smooth)
-  sampler = pipe.group_sampler(chosen, group=args.group, seed=args.seed)
-  in_flight = 2
-  if args.batch_size is not None:
-    in_flight = -(-args.batch_size // sampler.rows)
+  classifier = None
+  if args.reject > 1:
+    network = features.load(args.features, args.feature_weights)
+    classifier = statistics.Extractor(network)
   began = time.monotonic()
-
-  def make(index: np.ndarray) -> np.ndarray:
-    return sampler(index, index % classes, in_flight)
 
   def report(done: int, total: int) -> None:
     seconds = time.monotonic() - began
     print(f'{done} of {total} images, {seconds:.0f} s', file=sys.stderr)
 
-  # Whole groups in every shard but the last: an image keeps its place.
-  shard_images = -(-bulk.SHARD_IMAGES // args.group) * args.group
-  settings = {
-    'weights': pipe.label,
-    'classes': classes,
-    'seed': args.seed,
-    'group': args.group,
-    'cfg': chosen.cfg,
-    'top_k': chosen.top_k,
-    'top_p': chosen.top_p,
-    'smooth': chosen.smooth,
-  }
-  return bulk.write(
-    out, make, count, settings, shard_images=shard_images, report=report
+  request = _request(args, count, classes)
+  wrote = samples.write(
+    pipe, out, request, classifier=classifier, report=report
+  )
+  done = 'written to' if wrote else 'are already in'
+  print(f'{count} images of {pipe.label} {done} {out}')
+  return 0
+
+
+def _request(args: argparse.Namespace, count: int, classes: int):
+  from varjax.scoring import rejection, samples
+
+  chosen = None
+  if args.reject > 1:
+    chosen = rejection.Rejection(args.reject, args.reject_by)
+  return samples.Request(
+    count=count,
+    classes=classes,
+    cfg=args.cfg,
+    top_k=args.top_k,
+    top_p=args.top_p,
+    smooth=args.smooth,
+    seed=args.seed,
+    group=args.group,
+    batch_size=args.batch_size or 0,
+    rejection=chosen,
   )
