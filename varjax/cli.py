@@ -15,6 +15,7 @@ from varjax import errors
 
 COMMANDS = {
   'train': 'train a tokenizer or a transformer from an experiment file',
+  'pixel-tokenizer': 'write a tokenizer of pixels or palette colours',
   'encode': 'encode a dataset once into a cache of codes',
   'sample': 'sample images from a trained run',
   'sample-50k': 'sample images of every class for an evaluation by FID',

@@ -61,6 +61,9 @@ def tokenizer_parameter_counts(
   spec: TokenizerSpec,
 ) -> TokenizerParameterCounts:
   """Exact counts of the tokenizer that `spec` describes."""
+  if spec.kind in tokenizer_rules.PIXELS:
+    colours = 3 * spec.vocab if spec.kind == 'palette' else 0
+    return TokenizerParameterCounts(0, 0, colours, 0, 0, 0)
   before, after = _quant_convs(spec)
   phis = spec.phi_count or len(spec.scales)
   if not _has_phi(spec):
@@ -95,6 +98,8 @@ def tokenizer_flops_per_image(spec: TokenizerSpec, kind: str) -> int:
     raise errors.ConfigError(
       f'tokenizer FLOPs of kind {kind!r}: must be one of {", ".join(_KINDS)}'
     )
+  if spec.kind in tokenizer_rules.PIXELS:
+    return _palette_flops(spec) if kind == 'encode' else 0
   encoder = sum(layer.flops for layer in encoder_layers(spec))
   decoder = sum(layer.flops for layer in decoder_layers(spec))
   before, after = _quant_convs(spec)
@@ -108,6 +113,14 @@ def tokenizer_flops_per_image(spec: TokenizerSpec, kind: str) -> int:
   # The nearest code is an argmin: it has no gradient.
   smooth = encoder + decoder + before.flops + after.flops + embed + downs
   return 3 * smooth + search + _penalty_flops(spec)
+
+
+def _palette_flops(spec: TokenizerSpec) -> int:
+  """The nearest colour of every pixel; channel values cost nothing."""
+  if spec.kind == 'pixel':
+    return 0
+  height, width = spec.grids[-1]
+  return height * width * _FLOPS * 3 * spec.vocab
 
 
 def _quantizer_flops(spec: TokenizerSpec) -> tuple[int, int, int]:

@@ -11,10 +11,12 @@ import math
 from varjax import errors
 from varjax.spec import TokenizerSpec
 
-KINDS = ('bsq', 'fsq', 'lfq', 'msvq', 'rq', 'vq')
+KINDS = ('bsq', 'fsq', 'lfq', 'msvq', 'palette', 'pixel', 'rq', 'vq')
 # Kinds with a learned table of code vectors.
 WITH_CODEBOOK = ('msvq', 'rq', 'vq')
 _BINARY = ('bsq', 'lfq')
+# Kinds without a network, that nothing trains.
+PIXELS = ('palette', 'pixel')
 # Codes are counted in a table of this many columns.
 _MAX_VOCAB = 1 << 24
 _DTYPES = ('float32', 'bfloat16')
@@ -65,10 +67,10 @@ def check(spec: TokenizerSpec) -> None:
         f'{_named(spec, key)}: kind={kind!r} has no use for it, only '
         f'{", ".join(needs)}'
       )
-  if spec.codes_per_position > 1 and kind not in ('rq', *_BINARY):
+  if spec.codes_per_position > 1 and kind not in ('rq', 'pixel', *_BINARY):
     raise errors.ConfigError(
       f'{_named(spec, "codes_per_position")}: kind={kind!r} has one code per '
-      'position; only rq, lfq and bsq have several'
+      'position; only rq, lfq, bsq and pixel have several'
     )
   if kind != 'msvq' and len(spec.grids) != 1:
     raise errors.ConfigError(
@@ -83,6 +85,11 @@ def check(spec: TokenizerSpec) -> None:
     _check_levels(spec)
   if kind in _BINARY:
     _check_bits(spec)
+  if kind in PIXELS:
+    _equal(spec, 'ch_mult', (1,), 'pixels are not reduced')
+  if kind == 'pixel':
+    _equal(spec, 'vocab', 256, 'the values of a channel')
+    _equal(spec, 'codes_per_position', 3, 'the channels')
 
 
 def _check_levels(spec: TokenizerSpec) -> None:

@@ -61,6 +61,11 @@ def validate(run: specs.RunSpec) -> None:
     raise errors.ConfigError(
       f'ema={run.ema}: must be in [0, 1); 0 keeps no average of the weights'
     )
+  if run.task == 'reconstruct' and tok.kind in tokenizer_rules.PIXELS:
+    raise errors.ConfigError(
+      f'tokenizer.kind={tok.kind!r}: has nothing to train; write it with '
+      '`varjax pixel-tokenizer`'
+    )
   _check_progressive(run)
   if run.total.frac:
     raise errors.ConfigError(

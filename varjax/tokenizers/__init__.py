@@ -11,12 +11,15 @@ from varjax import errors, tokenizer_rules
 from varjax.spec import TokenizerSpec
 from varjax.tokenizers.autoencoder import Autoencoder
 from varjax.tokenizers.base import Tokenizer
+from varjax.tokenizers.pixel import PixelTokenizer
 
 TOKENIZERS: dict[str, type[Tokenizer]] = {
   'bsq': Autoencoder,
   'fsq': Autoencoder,
   'lfq': Autoencoder,
   'msvq': Autoencoder,
+  'palette': PixelTokenizer,
+  'pixel': PixelTokenizer,
   'rq': Autoencoder,
   'vq': Autoencoder,
 }

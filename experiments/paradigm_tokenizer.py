@@ -1,0 +1,68 @@
+"""The tokenizers of the comparison of orders (sweeps/paradigms.py).
+
+  varjax train --config experiments/paradigm_tokenizer.py \
+    --workdir runs/paradigms/codes
+  varjax pixel-tokenizer \
+    --config experiments/paradigm_tokenizer.py:kind=palette \
+    --workdir runs/paradigms/colours
+
+One multi-scale tokenizer whose 85 codes all orders of codes share, so that
+they differ in nothing but the order, and a palette of colours for next-pixel
+prediction. `version=gpu` is for a folder of 64 x 64 images on one GPU.
+"""
+
+from varjax import config as config_lib
+
+# version: resolution, channels, multipliers, scales, codes, code size, colours
+VERSIONS = {
+  'cpu': (16, 12, (1, 2), (1, 2, 4, 8), 128, 8, 64),
+  'gpu': (64, 96, (1, 2, 4), (1, 2, 4, 6, 8, 12, 16), 4096, 32, 512),
+}
+
+
+def get_config(arg=None):
+  """Returns the config; arguments `kind` and `version=cpu|gpu`."""
+  arg = config_lib.parse_arg(arg, kind='msvq', version='cpu', steps=0)
+  resolution, ch, ch_mult, scales, vocab, code_dim, colours = VERSIONS[
+    arg.version
+  ]
+  small = arg.version == 'cpu'
+  duration = config_lib.duration
+  config = config_lib.default_config()
+  config.name = f'paradigm-{arg.kind}'
+  # Nothing trains a palette; the config then says what its codes are of.
+  config.task = 'reconstruct' if arg.kind == 'msvq' else 'generate'
+  config.total = duration(steps=arg.steps or (300 if small else 40_000))
+  config.batch_size = 32 if small else 128
+  config.eval_batch_size = 128
+  config.data.name = 'emoji' if small else 'folder'
+  config.data.resolution = resolution
+  tokenizer = config.tokenizer
+  tokenizer.kind = arg.kind
+  if arg.kind == 'msvq':
+    tokenizer.ch = ch
+    tokenizer.ch_mult = ch_mult
+    tokenizer.num_res_blocks = 1 if small else 2
+    tokenizer.norm_groups = 4 if small else 32
+    tokenizer.attention = not small
+    tokenizer.code_dim = code_dim
+    tokenizer.vocab = vocab
+    tokenizer.scales = scales
+    tokenizer.revive_every = 25 if small else 200
+  else:
+    tokenizer.ch_mult = (1,)
+    tokenizer.scales = (resolution,)
+    tokenizer.vocab = colours if arg.kind == 'palette' else 256
+    tokenizer.codes_per_position = 1 if arg.kind == 'palette' else 3
+  optim = config.optim
+  optim.lr = 2e-3 if small else 2e-4
+  optim.schedule = 'cos'
+  optim.warmup = duration(frac=0.05)
+  optim.final = 0.05
+  optim.beta1, optim.beta2 = 0.5, 0.9
+  optim.weight_decay = 0.005
+  optim.clip_norm = 10.0
+  config.evaluate = duration(frac=0.5)
+  config.checkpoint = duration(frac=0.5)
+  config.log = duration(frac=0.1)
+  return config
