@@ -7,14 +7,29 @@ The first stage of `make demo`: 4 scales (1, 2, 3, 4), 30 codes an image.
 Same recipe as the ImageNet tokenizer without the adversarial part, with a
 network small enough for two CPU cores and revival of unused codes, which a
 codebook needs when it sees only a few thousand images.
+
+Argument `loss=full` adds a perceptual loss in the maps of the packaged
+EfficientNet-Lite0 and a small PatchGAN, `loss=measured` only measures that
+perceptual distance; both keep an average of the weights. With the same
+`steps` they are the two arms of docs/tokenizer_training.md.
+
+  varjax train --config experiments/emoji_tokenizer.py:loss=full,steps=1000 \\
+    --workdir runs/tok_full
 """
 
 from varjax import config as config_lib
+from varjax import errors
+
+LOSSES = ('pixel', 'measured', 'full')
 
 
 def get_config(arg=None):
-  """Returns the config; argument `steps` shortens or lengthens the run."""
-  arg = config_lib.parse_arg(arg, steps=400)
+  """Returns the config; arguments `steps` and `loss`, one of `LOSSES`."""
+  arg = config_lib.parse_arg(arg, steps=400, loss='pixel')
+  if arg.loss not in LOSSES:
+    raise errors.ConfigError(
+      f'loss={arg.loss}: must be one of {", ".join(LOSSES)}'
+    )
   duration = config_lib.duration
   config = config_lib.default_config()
   config.task = 'reconstruct'
@@ -34,6 +49,16 @@ def get_config(arg=None):
   tokenizer.vocab = 512
   tokenizer.scales = (1, 2, 3, 4)
   tokenizer.revive_every = 50
+  losses = config.reconstruct
+  if arg.loss != 'pixel':
+    config.ema = 0.999
+    losses.perceptual.backbone = 'efflite0'
+    losses.perceptual.weight = 0.0
+  if arg.loss == 'full':
+    losses.perceptual.weight = 4.0
+    losses.adversarial.discriminator = 'patch'
+    losses.adversarial.ch = 32
+    losses.adversarial.layers = 2
   optim = config.optim
   optim.lr = 2e-3
   optim.schedule = 'cos'

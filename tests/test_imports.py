@@ -31,10 +31,10 @@ LAYERS = (
     'data', 'tokenizers',
   ),
   # Evaluators are pure functions of arrays: tasks call them in `eval_fn`.
-  ('orders', 'models', 'evals'),
+  ('orders', 'models', 'evals', 'losses', 'discriminators'),
   ('sampling',),
   # Feature networks read weights through interop; losses may use them.
-  ('tasks', 'pipeline', 'interop', 'features'),
+  ('tasks', 'pipeline', 'interop', 'features', 'backbones'),
   ('inputs', 'warmstart', 'runs', 'evaluate', 'recording', 'scoring'),
   ('step',),
   ('train', 'artifacts', 'aot'),

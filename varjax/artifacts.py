@@ -11,6 +11,7 @@ from varjax import spec as specs
 from varjax.data import pipeline, sources
 from varjax.evals import sheets
 from varjax.step import TrainState
+from varjax.tasks.reconstruct import DISCRIMINATOR
 from varjax.tokenizers import artifact, make_tokenizer
 from varjax.train import Finish
 from varjax.types import PyTree
@@ -26,7 +27,9 @@ def _finish_tokenizer(
 
   The weights are the averages where the run keeps them.
   """
-  params = _whole(state.weights)
+  weights = _whole(state.weights)
+  # The discriminator was of use in training alone.
+  params = {k: v for k, v in weights.items() if k != DISCRIMINATOR}
   identifier = artifact.save(workdir.path, run.tokenizer, run.data, params)
   source = sources.open_source(run.data, 'validation')
   batch = next(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from varjax import errors
+from varjax import backbones, errors
 from varjax import spec as specs
 from varjax.data import codes as code_cache
 from varjax.data import pipeline, sources
@@ -43,7 +43,7 @@ def open_inputs(
     DataError: something is missing or corrupt.
     ConfigError: the config contradicts the tokenizer or the data.
   """
-  frozen: PyTree = {}
+  frozen: PyTree = backbones.frozen(run)
   tokenizer_id = ''
   if run.task == 'generate':
     trained = artifact.load(run.tokenizer_dir)

@@ -171,17 +171,35 @@ def _reconstruct_fields(facts: Facts, measured: Measured) -> dict[str, Any]:
   mean = measured.evaluation.mean
   picks = measured.evaluation.totals['code_count']  # [K, V]
   used = picks.sum(0)
-  share = used[used > 0] / used.sum()
+  networks = facts.resolved.inputs
   return {
     'params_total': counts.total,
     'flops_train_total': work * images,
     'flops_tokenizer': work * images,
     'val_psnr_db': _number(mean['psnr']),
     'val_psnr_scales': _numbers(mean['psnr_scale']),
+    'val_ssim': _optional(mean, 'ssim'),
+    'val_perceptual': _optional(mean, 'perceptual'),
+    'perceptual': networks.get('perceptual'),
+    'discriminator': networks.get('discriminator'),
     'code_usage': float(np.mean(used > 0)),
     'code_usage_scales': _numbers((picks > 0).mean(1)),
-    'code_perplexity': float(np.exp(-np.sum(share * np.log(share)))),
+    'code_perplexity': _perplexity(used),
+    'code_perplexity_scales': _numbers(
+      np.array([_perplexity(row) for row in picks])
+    ),
   }
+
+
+def _perplexity(picks: np.ndarray) -> float:
+  """exp of the entropy of codes picked so often, [V]."""
+  share = picks[picks > 0] / picks.sum()
+  return float(np.exp(-np.sum(share * np.log(share))))
+
+
+def _optional(values: dict[str, np.ndarray], name: str) -> float | None:
+  """A metric that only some runs have."""
+  return _number(values[name]) if name in values else None
 
 
 def _utilisation(work: float, facts: Facts, clock: Clock) -> float | None:

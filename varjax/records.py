@@ -51,8 +51,11 @@ class RunRecord:
       *_scales: JSON list per scale; *_sem: standard error over images;
       *_uncond: with the "no class" label.
     val_err: share of wrong top-1 codes.
-    val_psnr_db, val_psnr_scales: reconstruction; code_usage: share of
-      codes in use over all scales; code_perplexity: exp of their entropy.
+    val_psnr_db, val_psnr_scales: reconstruction; val_ssim: of the same
+      images; val_perceptual: distance in the maps of `perceptual`, the
+      identity of that network; discriminator: likewise, what it trained
+      against; code_usage: share of codes in use over all scales;
+      code_perplexity: exp of their entropy.
     wall_s, device_hours: time of the whole run, restarts included.
     mfu: flops_train_total / (time in steps * peak), null without a peak.
     goodput: time in steps / wall_s; data_stall: share of the time in steps
@@ -104,9 +107,14 @@ class RunRecord:
   val_err_last: float | None = None
   val_psnr_db: float | None = None
   val_psnr_scales: str | None = None
+  val_ssim: float | None = None
+  val_perceptual: float | None = None
+  perceptual: str | None = None
+  discriminator: str | None = None
   code_usage: float | None = None
   code_usage_scales: str | None = None
   code_perplexity: float | None = None
+  code_perplexity_scales: str | None = None
   wall_s: float | None = None
   device_kind: str | None = None
   device_count: int | None = None

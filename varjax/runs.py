@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from varjax import errors, identity, warmstart
+from varjax import backbones, errors, identity, warmstart
 from varjax import spec as specs
 from varjax.data import codes as code_cache
 from varjax.data import sources
@@ -22,7 +22,7 @@ class Resolved:
   Attributes:
     run_id: hash of config, inputs and code.
     inputs: content hashes by name ('dataset', 'tokenizer', 'codes',
-      'init_from').
+      'init_from', and those of `backbones.identities`).
     missing: inputs that are not there yet; the id is provisional then.
   """
 
@@ -65,6 +65,12 @@ def resolve(run: specs.RunSpec, *, allow_missing: bool = False) -> Resolved:
     )
   if run.init_from:
     look_up('init_from', lambda: warmstart.content_id(run.init_from))
+  try:
+    inputs |= backbones.identities(run)
+  except errors.VarjaxError as error:
+    if not allow_missing:
+      raise
+    missing.append(f'backbones: {error}')
   return Resolved(identity.run_id(run, inputs), inputs, tuple(missing))
 
 

@@ -23,6 +23,22 @@ _PLATEAUS = {'lin00': 0.0, 'lin0': 0.05, 'lin': 0.15, 'cos': 0.0, 'exp': 0.15}
 
 
 @dataclasses.dataclass(frozen=True)
+class AdversarialSteps:
+  """When the adversarial loss of stage 1 does what, in updates.
+
+  Attributes:
+    start: updates before there is one.
+    warmup, blur: lengths, counted from `start`.
+    lr_warmup: of the discriminator's learning rate, from `start` as well.
+  """
+
+  start: int
+  warmup: int
+  blur: int
+  lr_warmup: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Steps:
   """Every duration of a run in updates; an interval of 0 is never."""
 
@@ -32,6 +48,7 @@ class Steps:
   checkpoint: int
   log: int
   fade: int = 0
+  adversarial: AdversarialSteps | None = None
 
 
 def resolve(
@@ -100,6 +117,14 @@ def resolve_run(run: specs.RunSpec, unique_images: int) -> Steps:
   def interval(duration: specs.Duration) -> int:
     return max(1, steps(duration)) if duration != specs.Duration() else 0
 
+  gan, adversarial = run.reconstruct.adversarial, None
+  if run.task == 'reconstruct' and gan.discriminator:
+    adversarial = AdversarialSteps(
+      start=steps(gan.start),
+      warmup=steps(gan.warmup),
+      blur=steps(gan.blur),
+      lr_warmup=steps(gan.optim.warmup),
+    )
   return Steps(
     total=total,
     warmup=steps(run.optim.warmup),
@@ -107,6 +132,7 @@ def resolve_run(run: specs.RunSpec, unique_images: int) -> Steps:
     checkpoint=interval(run.checkpoint),
     log=interval(run.log),
     fade=steps(run.progressive.fade),
+    adversarial=adversarial,
   )
 
 

@@ -165,12 +165,121 @@ class TokenizerSpec:
 
 
 @dataclasses.dataclass(frozen=True)
+class OptimSpec:
+  """AdamW, clipping and schedules (official VAR trainer).
+
+  Attributes:
+    lr: peak learning rate, or its value at `lr_reference_batch` images.
+    lr_reference_batch: lr is scaled by batch / this; 0 leaves it alone.
+    schedule: 'lin0', 'lin', 'lin00', 'cos', 'exp' or 'lin<T>'.
+    warmup: length of the linear warm-up.
+    warmup_start, final: factors of the peak at step 0 and at the end
+      (official wp0 and wpe).
+    beta1, beta2, eps: Adam.
+    weight_decay, weight_decay_end: decoupled decay at the start and, by a
+      half cosine, at the end; -1 keeps the start value.
+    clip_norm: global gradient norm; 0 is no clipping.
+    accumulate: micro-batches per update.
+    moments_dtype: 'float32' or 'bfloat16', for the first moment.
+  """
+
+  lr: float = 1e-4
+  lr_reference_batch: int = 0
+  schedule: str = 'lin0'
+  warmup: Duration = Duration(frac=0.02)
+  warmup_start: float = 0.005
+  final: float = 0.1
+  beta1: float = 0.9
+  beta2: float = 0.95
+  eps: float = 1e-8
+  weight_decay: float = 0.05
+  weight_decay_end: float = -1.0
+  clip_norm: float = 2.0
+  accumulate: int = 1
+  moments_dtype: str = 'float32'
+
+
+@dataclasses.dataclass(frozen=True)
+class PerceptualSpec:
+  """The perceptual loss of stage 1, and its metric in evaluations.
+
+  Attributes:
+    backbone: key of `features.NETWORKS`; '' is no such loss.
+    weights: file with the backbone's weights, for one that ships in no
+      package. Its content, not its path, is part of the run id.
+    weight: of the loss; 0 only measures the distance.
+    resolution: side that images are resized to first; 0 leaves them.
+  """
+
+  backbone: str = ''
+  weights: str = _not_identity('')
+  weight: float = 1.0
+  resolution: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class AdversarialSpec:
+  """The adversarial loss of stage 1 (VQGAN; the authors' trainer vaex).
+
+  Attributes:
+    discriminator: key of `discriminators.DISCRIMINATORS`; '' is none.
+    weights: file with the weights of the frozen network that 'dino' reads.
+      Its content, not its path, is part of the run id.
+    ch, layers: width and down-sampling steps of 'patch'.
+    weight: of the generator's loss, before the adaptive weight.
+    adaptive: also scale it to the size of the reconstruction gradient at
+      the last layer of the decoder.
+    start: from when on there is an adversarial loss.
+    warmup: over which its weight rises from 0.
+    blur: over which a blur of the discriminator's input fades; 0 is none.
+    translation, colour, cutout: strength of the differentiable augmentation
+      of what the discriminator sees; shares of the side, and of 1.
+    consistency: weight of the consistency between a strong and a weak
+      augmentation.
+    optim: of the discriminator; its schedule begins at `start`, and its
+      `accumulate` is not read.
+  """
+
+  discriminator: str = ''
+  weights: str = _not_identity('')
+  ch: int = 64
+  layers: int = 3
+  weight: float = 0.4
+  adaptive: bool = True
+  start: Duration = Duration(frac=0.2)
+  warmup: Duration = Duration(frac=0.02)
+  blur: Duration = Duration(frac=0.04)
+  translation: float = 0.125
+  colour: float = 1.0
+  cutout: float = 0.2
+  consistency: float = 4.0
+  optim: OptimSpec = OptimSpec(
+    lr=3e-4,
+    schedule='cos',
+    warmup=Duration(frac=0.01),
+    final=0.3,
+    beta1=0.5,
+    beta2=0.9,
+    weight_decay=5e-4,
+    clip_norm=10.0,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
 class ReconstructSpec:
-  """Weights of the stage-1 losses (VAR equation 5)."""
+  """The stage-1 losses (VAR equation 5).
+
+  Attributes:
+    l1, l2: weights of the absolute and the squared error of pixels.
+    quantize: weight of the quantiser's loss.
+    perceptual, adversarial: further losses, off by default.
+  """
 
   l1: float = 0.2
   l2: float = 1.0
   quantize: float = 1.0
+  perceptual: PerceptualSpec = PerceptualSpec()
+  adversarial: AdversarialSpec = AdversarialSpec()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,41 +365,6 @@ class ModelSpec:
   remat: str = 'none'
   scan: bool = True
   attention: str = 'auto'
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimSpec:
-  """AdamW, clipping and schedules (official VAR trainer).
-
-  Attributes:
-    lr: peak learning rate, or its value at `lr_reference_batch` images.
-    lr_reference_batch: lr is scaled by batch / this; 0 leaves it alone.
-    schedule: 'lin0', 'lin', 'lin00', 'cos', 'exp' or 'lin<T>'.
-    warmup: length of the linear warm-up.
-    warmup_start, final: factors of the peak at step 0 and at the end
-      (official wp0 and wpe).
-    beta1, beta2, eps: Adam.
-    weight_decay, weight_decay_end: decoupled decay at the start and, by a
-      half cosine, at the end; -1 keeps the start value.
-    clip_norm: global gradient norm; 0 is no clipping.
-    accumulate: micro-batches per update.
-    moments_dtype: 'float32' or 'bfloat16', for the first moment.
-  """
-
-  lr: float = 1e-4
-  lr_reference_batch: int = 0
-  schedule: str = 'lin0'
-  warmup: Duration = Duration(frac=0.02)
-  warmup_start: float = 0.005
-  final: float = 0.1
-  beta1: float = 0.9
-  beta2: float = 0.95
-  eps: float = 1e-8
-  weight_decay: float = 0.05
-  weight_decay_end: float = -1.0
-  clip_norm: float = 2.0
-  accumulate: int = 1
-  moments_dtype: str = 'float32'
 
 
 @dataclasses.dataclass(frozen=True)

@@ -67,6 +67,7 @@ def validate(run: specs.RunSpec) -> None:
       '`varjax pixel-tokenizer`'
     )
   _check_progressive(run)
+  _check_reconstruct(run)
   if run.total.frac:
     raise errors.ConfigError(
       'total.frac: the run cannot be a share of itself; set total.images, '
@@ -93,6 +94,53 @@ def _check_progressive(run: specs.RunSpec) -> None:
       f'progressive.share={spec.share}: only task=generate with '
       'order.name=scale can train coarse scales first; set it to 0'
     )
+
+
+def _check_reconstruct(run: specs.RunSpec) -> None:
+  spec = run.reconstruct
+  perceptual, gan = spec.perceptual, spec.adversarial
+  _one_of(
+    'reconstruct.perceptual.backbone',
+    perceptual.backbone,
+    ('', 'efflite0', 'lpips_vgg'),
+  )
+  _one_of(
+    'reconstruct.adversarial.discriminator',
+    gan.discriminator,
+    ('', 'patch', 'dino'),
+  )
+  for key in ('l1', 'l2', 'quantize'):
+    _at_least(f'reconstruct.{key}', getattr(spec, key), 0)
+  _at_least('reconstruct.perceptual.weight', perceptual.weight, 0)
+  _at_least('reconstruct.perceptual.resolution', perceptual.resolution, 0)
+  for key in ('weight', 'colour', 'consistency'):
+    _at_least(f'reconstruct.adversarial.{key}', getattr(gan, key), 0)
+  for key in ('ch', 'layers'):
+    _at_least(f'reconstruct.adversarial.{key}', getattr(gan, key), 1)
+  for key in ('translation', 'cutout'):
+    value = getattr(gan, key)
+    if not 0 <= value < 1:
+      raise errors.ConfigError(
+        f'reconstruct.adversarial.{key}={value}: must be in [0, 1), a share '
+        'of the side of an image'
+      )
+  for key in ('start', 'warmup', 'blur'):
+    _check_duration(
+      f'reconstruct.adversarial.{key}', getattr(gan, key), required=False
+    )
+  _check_duration(
+    'reconstruct.adversarial.optim.warmup', gan.optim.warmup, required=False
+  )
+  for section, chosen, needing in (
+    ('perceptual', perceptual.backbone, 'lpips_vgg'),
+    ('adversarial', gan.discriminator, 'dino'),
+  ):
+    weights = getattr(spec, section).weights
+    if (chosen == needing) != bool(weights):
+      raise errors.ConfigError(
+        f'reconstruct.{section}.weights={weights!r}: must name a file of '
+        f'weights for {needing!r}, and for nothing else'
+      )
 
 
 def _check_scales(tok: specs.TokenizerSpec, data: specs.DataSpec) -> None:
@@ -139,6 +187,11 @@ def _check_duration(key: str, value: specs.Duration, required: bool) -> None:
     )
   if any(v < 0 for v in fields.values()) or value.frac > 1:
     raise errors.ConfigError(f'{present[0]}: must be positive, frac <= 1')
+
+
+def _at_least(key: str, value: float, least: float) -> None:
+  if not value >= least:
+    raise errors.ConfigError(f'{key}={value}: must be at least {least}')
 
 
 def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -24,8 +24,7 @@ class Window:
     self.last: dict[str, float] = {}
     self.last_step = -1
     self.first_step = -1
-    self._sums: dict[str, float] = {}
-    self._count = 0
+    self._values: dict[str, list[float]] = {}  # sum, and how many
     self._pending: tuple[int, dict[str, jax.Array]] | None = None
 
   def push(self, step: int, values: dict[str, jax.Array]) -> None:
@@ -41,9 +40,12 @@ class Window:
       self._pending = None
 
   def means(self) -> dict[str, float]:
-    """Averages over the window, which starts anew."""
-    means = {k: v / self._count for k, v in self._sums.items()}
-    self._sums, self._count = {}, 0
+    """Averages over the window, which starts anew.
+
+    Of the updates that had the metric: a stage may bring new ones.
+    """
+    means = {k: total / count for k, (total, count) in self._values.items()}
+    self._values = {}
     return means
 
   def state(self) -> dict[str, Any]:
@@ -52,8 +54,7 @@ class Window:
       'last': self.last,
       'last_step': self.last_step,
       'first_step': self.first_step,
-      'sums': self._sums,
-      'count': self._count,
+      'values': self._values,
     }
 
   @classmethod
@@ -63,15 +64,14 @@ class Window:
     window.last = dict(state['last'])
     window.last_step = state['last_step']
     window.first_step = state['first_step']
-    window._sums = dict(state['sums'])
-    window._count = state['count']
+    window._values = {k: list(v) for k, v in state['values'].items()}
     return window
 
   def _fetch(self, step: int, values: dict[str, jax.Array]) -> None:
     fetched = {k: float(v) for k, v in jax.device_get(values).items()}
-    if not self._count:
+    if not self._values:
       self.first_step = step
     for key, value in fetched.items():
-      self._sums[key] = self._sums.get(key, 0.0) + value
-    self._count += 1
+      total, count = self._values.get(key, (0.0, 0))
+      self._values[key] = [total + value, count + 1]
     self.last, self.last_step = fetched, step

@@ -9,8 +9,22 @@ import numpy as np
 import optax
 import pytest
 
-from varjax.spec import DataSpec, ReconstructSpec, RunSpec, TokenizerSpec
-from varjax.tasks.reconstruct import ReconstructTask, to_float
+from varjax import backbones, groups, schedule
+from varjax import rng as rngs
+from varjax.spec import (
+  AdversarialSpec,
+  DataSpec,
+  Duration,
+  PerceptualSpec,
+  ReconstructSpec,
+  RunSpec,
+  TokenizerSpec,
+)
+from varjax.tasks.reconstruct import (
+  DISCRIMINATOR,
+  ReconstructTask,
+  to_float,
+)
 
 RUN = RunSpec(
   task='reconstruct',
@@ -24,14 +38,9 @@ RUN = RunSpec(
 )  # fmt: skip
 
 
-def _constant(images, output, rng):
-  del images, output, rng
-  return jnp.float32(7)
-
-
 @pytest.fixture(scope='module')
 def world():
-  task = ReconstructTask(RUN, extra_losses=(('constant', _constant),))
+  task = ReconstructTask(RUN)
   params, state = jax.jit(task.init)(jax.random.key(0))
   rng = np.random.default_rng(0)
   batch = {
@@ -72,28 +81,29 @@ def test_loss_is_the_sum_of_its_terms(world):
   _, params, state, batch, grad_fn = world
   (loss, output), grads = grad_fn(params, state, {}, batch, jax.random.key(0))
   terms = {k: v for k, v in output.metrics.items() if k.startswith('loss_')}
-  assert set(terms) == {'loss_l1', 'loss_l2', 'loss_vq', 'loss_constant'}
+  assert set(terms) == {'loss_l1', 'loss_l2', 'loss_vq'}
   np.testing.assert_allclose(loss, sum(terms.values()), rtol=1e-6)
-  assert float(terms['loss_constant']) == 7
   assert all(np.shape(v) == () for v in output.metrics.values())
   assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
-  assert {'psnr', 'usage', 'perplexity'} < set(output.metrics)
+  assert {'psnr', 'usage', 'perplexity', 'dead'} < set(output.metrics)
 
 
 def test_state_counts_the_batch(world):
   task, params, state, batch, grad_fn = world
   (_, output), _ = grad_fn(params, state, {}, batch, jax.random.key(0))
   sizes = np.array(task.code_spec.block_sizes)
-  np.testing.assert_allclose(output.state.ema.sum(-1), 4 * sizes, rtol=1e-6)
-  assert int(output.state.updates) == 1
-  assert output.state.candidates.shape == (16, 4)
-  assert np.any(output.state.candidates)
+  np.testing.assert_allclose(
+    output.state.usage.ema.sum(-1), 4 * sizes, rtol=1e-6
+  )
+  assert int(output.state.usage.updates) == 1
+  assert output.state.usage.candidates.shape == (16, 4)
+  assert np.any(output.state.usage.candidates)
 
 
 def test_training_lowers_the_loss(trained):
   losses, _, _ = trained
   assert np.isfinite(losses).all()
-  assert losses[-1] - 7 < 0.6 * (losses[0] - 7)
+  assert losses[-1] < 0.6 * losses[0]
 
 
 def test_revival_brings_codes_into_use(world, trained):
@@ -122,7 +132,8 @@ def test_evaluation(world, trained):
 
 def test_revival_happens_only_when_due(world):
   task, params, state, _, _ = world
-  state = state.replace(candidates=jnp.full((16, 4), 9.0))
+  counts = state.usage.replace(candidates=jnp.full((16, 4), 9.0))
+  state = state.replace(usage=counts)
   key = jax.random.key(0)
   kept, _ = task.after_update(params, state, key, jnp.int32(0))
   due, _ = task.after_update(params, state, key, jnp.int32(1))
@@ -147,10 +158,153 @@ def test_without_revival_nothing_is_kept_for_it():
   tokenizer = dataclasses.replace(RUN.tokenizer, revive_every=0)
   task = ReconstructTask(dataclasses.replace(RUN, tokenizer=tokenizer))
   params, state = jax.eval_shape(task.init, jax.random.key(0))
-  assert state.candidates is None
-  assert task.after_update(params, state, None, 0) == (params, state)
+  assert state.usage.candidates is None
+  assert task.after_update(params, state, None, 0)[0] is params
 
 
 def test_pixels_map_to_the_unit_range():
   ends = to_float(jnp.asarray([[[[0, 51, 255]]]], jnp.uint8))
   np.testing.assert_allclose(ends[0, 0, 0], [-1, -0.6, 1], atol=1e-6)
+
+
+# --- with a discriminator ----------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def adversarial():
+  """Both stages of a run, its weights, and gradients of the late one."""
+  losses = dataclasses.replace(
+    RUN.reconstruct,
+    adversarial=AdversarialSpec(
+      discriminator='patch', ch=4, layers=1, weight=0.7,
+      start=Duration(steps=10), warmup=Duration(steps=8),
+      blur=Duration(steps=6),
+    ),
+  )  # fmt: skip
+  run = dataclasses.replace(
+    RUN, reconstruct=losses, total=Duration(steps=40), batch_size=4
+  )
+  steps = schedule.resolve_run(run, 100)
+  task = ReconstructTask(run)
+  (_, early), (start, late) = task.stages(steps)
+  assert start == 10
+  params, state = jax.jit(lambda k: meta.unbox(task.init(k)))(jax.random.key(0))
+  state = state.replace(updates=jnp.int32(12))
+  images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3))
+  batch = {'image': jnp.asarray(images, jnp.uint8)}
+  (loss, output), grads = jax.jit(
+    jax.value_and_grad(late.loss_fn, has_aux=True)
+  )(params, state, {}, batch, jax.random.key(5))
+  return steps, task, early, late, params, state, batch, loss, output, grads
+
+
+def test_each_network_has_the_gradient_of_its_own_loss(adversarial):
+  """Against both losses written out and differentiated separately."""
+  _, _, _, late, params, state, batch, _, output, grads = adversarial
+  adversary, spec = late.adversary, late.run.reconstruct
+  images, key = to_float(batch['image']), jax.random.key(5)
+  key = rngs.stream(key, DISCRIMINATOR)
+  scale = 0.7 * 3 / 8 * output.metrics['adaptive_weight']
+
+  def reconstruct(params):
+    features = late.tokenizer.encode_features(params, images)
+    quantized = late.tokenizer.quantizer(params).quantize(features)
+    decoded = late.tokenizer.decode_unclipped(params, quantized.features)
+    return decoded, quantized.loss
+
+  def for_tokenizer(params, weights):
+    decoded, quantize = reconstruct(params)
+    against = adversary.generator_loss(
+      decoded, weights, {}, state.updates, rngs.stream(key, 'generator')
+    )
+    return (
+      spec.l1 * jnp.mean(jnp.abs(decoded - images))
+      + spec.l2 * jnp.mean(jnp.square(decoded - images))
+      + spec.quantize * quantize
+      + scale * against
+    )
+
+  def for_discriminator(weights, params):
+    return adversary.discriminator_loss(
+      weights, images, reconstruct(params)[0], {}, state.updates,
+      rngs.stream(key, 'told'),
+    )[0]  # fmt: skip
+
+  @jax.jit
+  def both(params):
+    parts = groups.split(params, [groups.MAIN, DISCRIMINATOR])
+    return (
+      jax.grad(for_tokenizer)(parts['main'], parts[DISCRIMINATOR]),
+      jax.grad(for_discriminator)(parts[DISCRIMINATOR], parts['main']),
+    )
+
+  expected = dict(zip((groups.MAIN, DISCRIMINATOR), both(params), strict=True))
+  found = groups.split(grads, expected)
+  for name, tree in expected.items():
+    for a, b in zip(*map(jax.tree.leaves, (found[name], tree)), strict=True):
+      # float32 sums in another order: relative to the largest of a kernel.
+      largest = np.abs(b).max()
+      np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * largest)
+  assert np.any(expected[groups.MAIN]['encoder']['conv_in']['kernel'])
+  assert np.any(expected[DISCRIMINATOR]['conv_0']['kernel'])
+
+
+def test_loss_is_the_sum_of_both_networks_terms(adversarial):
+  loss, output = adversarial[-3:-1]
+  terms = {k: v for k, v in output.metrics.items() if k.startswith('loss_')}
+  assert set(terms) == {
+    'loss_l1', 'loss_l2', 'loss_vq', 'loss_adversarial', 'loss_discriminator',
+  }  # fmt: skip
+  np.testing.assert_allclose(loss, sum(terms.values()), rtol=1e-5)
+
+
+def test_before_its_start_the_discriminator_is_left_alone(adversarial):
+  steps, task, early, late, params, state, batch, *_ = adversarial
+  assert set(task.groups(steps)) == {groups.MAIN, DISCRIMINATOR}
+  assert task.groups(steps) == late.groups(steps)
+  assert set(early.groups(steps)) == {groups.MAIN}
+  shapes = [
+    jax.eval_shape(stage.loss_fn, params, state, {}, batch, jax.random.key(0))
+    for stage in (early, late)
+  ]
+  assert 'loss_discriminator' not in shapes[0][1].metrics
+  assert jax.tree.structure(shapes[0][1].state) == jax.tree.structure(
+    shapes[1][1].state
+  )
+
+
+def test_the_adversarial_weight_rises_from_the_start(adversarial):
+  adversary = adversarial[3].adversary
+  weights = [float(adversary.weight(jnp.int32(n))) for n in (10, 13, 17, 30)]
+  np.testing.assert_allclose(weights, [0.7 / 8, 0.35, 0.7, 0.7], rtol=1e-6)
+
+
+def test_perceptual_loss_looks_through_the_packaged_network():
+  losses = dataclasses.replace(
+    RUN.reconstruct, perceptual=PerceptualSpec('efflite0', weight=2.0)
+  )
+  run = dataclasses.replace(
+    RUN,
+    data=DataSpec(resolution=16),
+    tokenizer=dataclasses.replace(RUN.tokenizer, scales=(1, 8)),
+    reconstruct=losses,
+  )
+  task, frozen = ReconstructTask(run), backbones.frozen(run)
+  params, state = jax.jit(lambda k: meta.unbox(task.init(k)))(jax.random.key(0))
+  images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3))
+  batch = {'image': jnp.asarray(images, jnp.uint8)}
+
+  @jax.jit
+  def measure(params, frozen):
+    loss = task.loss_fn(params, state, frozen, batch, jax.random.key(0))
+    return loss[1].metrics, task.eval_fn(params, state, frozen, batch)
+
+  metrics, evaluation = measure(params, frozen)
+  distance = evaluation.per_image['perceptual']
+  assert distance.shape == evaluation.per_image['ssim'].shape == (2,)
+  assert np.all(distance > 0)
+  # Fresh weights decode close to 0, where clipping does nothing.
+  np.testing.assert_allclose(
+    metrics['loss_perceptual'], 2 * np.mean(distance), rtol=1e-4
+  )
+  assert backbones.identities(run)['perceptual'].startswith('efflite0-')
