@@ -1,5 +1,6 @@
 """`varjax fit --form F` on records: F is the primary fit, or exit code 3."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,7 +8,9 @@ import planted
 import pytest
 
 from varjax import cli, records
-from varjax.scaling import optimum
+from varjax.scaling import analyse, optimum, table
+from varjax.scaling.options import Options
+from varjax.scaling.table import Conventions
 
 TRUTH = {'E': 2.0, 'A': 60.0, 'B': 300.0, 'alpha': 0.3, 'beta': 0.32}
 QUICK = ['--bootstrap', '0', '--starts', '40', '--no_backtest']
@@ -71,3 +74,38 @@ def test_one_length_is_refused(tmp_path, capsys, form):
   assert not (tmp_path / 'out' / 'fit.json').exists()
   last = capsys.readouterr().err.strip().splitlines()[-1]
   assert last.startswith('refused')
+
+
+def test_records_can_be_fitted_against_data_or_compute():
+  rows = [
+    planted.run(d, tokens_seen=10**d, run_id=f'r{d}') for d in range(6, 12)
+  ]
+  rows = [
+    dataclasses.replace(
+      r, val_loss_nats_per_token=3.0 + 40 * float(r.tokens_seen) ** -0.25
+    )
+    for r in rows
+  ]
+  options = Options(
+    form='power_floor', x='d', starts=12, bootstrap=0, backtest=False,
+    floors={'L_last': 1.0},
+  )  # fmt: skip
+  found = analyse.analyse_records(records.frame(rows), options=options)
+  assert found['name'] == 'L_mean(D) with floor'
+  assert found['params']['alpha'] == pytest.approx(0.25, rel=1e-4)
+  # The longest run is held out, not the largest model.
+  assert [h['run_id'] for h in found['holdout']] == ['r11']
+  # A floor of one metric leaves the others free.
+  names = {f['name'] for f in found['fits']}
+  assert 'L_last(D) floor fixed' in names
+  assert 'L_mean(D) floor fixed' not in names
+
+
+def test_compute_is_planned_or_counted():
+  half = planted.run(4, steps=500, total_steps=1000)
+  both = records.frame([half])
+  counted, planned = (
+    table.from_records(both, 'L_mean', Conventions(c=c))['c'][0]
+    for c in ('total', 'planned')
+  )
+  assert planned == 2 * counted == 2 * half.flops_train_total

@@ -96,6 +96,8 @@ def test_t1_intervals_have_the_published_widths(chinchilla):
   for name, (lo, hi) in published.items():
     found = np.percentile(draws[name], [2.5, 97.5])
     assert found[1] - found[0] == pytest.approx(hi - lo, rel=0.10), name
+    told = boot.interval(draws[name], chinchilla.params[name])
+    assert told['hi'] - told['lo'] == pytest.approx(hi - lo, rel=0.10), name
   split = optimum.exponents(draws)
   assert np.std(split['a']) == pytest.approx(0.020, rel=0.10)
   a80 = np.percentile(split['a'], [10, 90])

@@ -27,8 +27,9 @@ from varjax.scaling import (
   result,
   table,
 )
+from varjax.scaling.forms import Form
 from varjax.scaling.options import FORMS, Options, form_of
-from varjax.scaling.study import Quantity, Study, study
+from varjax.scaling.study import Quantity, Study, choose, study
 
 ONE_D = ('power', 'power_floor', 'power_pinned', 'bnsl')
 
@@ -101,7 +102,10 @@ def analyse_records(
       _ladder(found, records, metric, options)
   _scales(found, records, options)
   if asked != 'chinchilla':
+    # The reducible-loss convention stands beside a fitted floor.
     _surface(found, main, options)
+    if options.floor is not None:
+      _surface(found, main, options, 'chinchilla_pinned')
   edge = None
   if curves is not None and len(curves):
     edge = _frontier(found, table.select(curves, options.filters), main,
@@ -139,7 +143,9 @@ def analyse_table(
   identify.check_loss_name(columns['y'], gate)
   picked = table.select(given, options.filters).reset_index(drop=True)
   identify.check_unmixed(picked, gate)
-  frame = table.from_columns(picked, columns, options.conventions)
+  frame = table.from_columns(
+    picked, columns, options.conventions, options.units
+  )
   if options.method.startswith('isoflop'):
     return _isoflop(frame, options, gate, columns)
   shape = form_of(name, options.floor, options.base)
@@ -151,14 +157,23 @@ def analyse_table(
         f'form {name} needs the column of {key}: --{key} COLUMN'
       )
   label = f'L({x_key.upper()})' if x_key else 'L(N, D)'
-  made = study(
-    frame, shape, options, name=f'{label} {name}',
-    quantity=Quantity(columns['y'], ''), x_key=x_key,
-    conventions=_given_conventions(columns, options),
-  )  # fmt: skip
-  found = Collector()
+  words = _given_conventions(columns, options)
+  quantity = Quantity(columns['y'], options.loss_unit)
+  found, edge = Collector(), None
+  runs_differ = frame['run_id'].duplicated().any()
+  if runs_differ and frame[['n', 'c']].notna().all(axis=None):
+    edge = _edge(found, frame, options)
+  if options.method == 'envelope':
+    made = _on_envelope(found, edge, frame, shape, options)
+    made.entry.update(words)
+    made.entry['y'] |= {'name': columns['y'], 'unit': options.loss_unit}
+  else:
+    made = study(
+      frame, shape, options, name=f'{label} {name}', quantity=quantity,
+      x_key=x_key, conventions=words,
+    )  # fmt: skip
   found.studies.append(made)
-  return _finish(found, frame, options, gate, None)
+  return _finish(found, frame, options, gate, edge)
 
 
 def _given_conventions(
@@ -169,9 +184,52 @@ def _given_conventions(
   for key, name in (('n', 'n'), ('d', 'd'), ('c', 'flop')):
     given = columns.get(key)
     words[f'{name}_convention'] = f'column {given!r}' if given else None
+    if given and key in options.units:
+      words[f'{name}_convention'] = f'column {given!r} x {options.units[key]:g}'
   if 'c' not in columns and {'n', 'd'} <= set(columns):
     words['flop_convention'] = f'C = {options.conventions.k:g} N D'
   return words
+
+
+def _edge(
+  found: Collector, frame: pd.DataFrame, options: Options
+) -> frontier.Frontier | None:
+  """The envelope of a table whose rows are checkpoints of runs."""
+  used, _ = choose(frame, options)
+  try:
+    return frontier.envelope(frame[used])
+  except identify.Refusal as refusal:
+    found.first = refusal
+    found.refused.append({'name': 'frontier', **refusal.as_dict(forced=False)})
+    return None
+
+
+def _on_envelope(
+  found: Collector,
+  edge: frontier.Frontier | None,
+  frame: pd.DataFrame,
+  shape: Form,
+  options: Options,
+) -> Study:
+  """L(C) on the envelope of a table's training curves.
+
+  Raises:
+    FitRefused: there is no envelope.
+    ConfigError: the form is no L(C), or the rows have no run or compute.
+  """
+  if shape.inputs != ('x',):
+    raise errors.ConfigError(
+      'the envelope is a law of C: --form power or power_floor'
+    )
+  if edge is None:
+    raise found.first or errors.ConfigError(
+      'the envelope needs rows that are checkpoints of runs: name their '
+      'columns with --run, --n and --c'
+    )
+  held = ~choose(frame, options)[0]
+  ends = frame[held].sort_values('c').drop_duplicates('run_id', keep='last')
+  name = f'L(C) frontier {shape.name}'
+  return frontier.study_envelope(edge, ends, shape, options, name)
 
 
 def _isoflop(
@@ -214,26 +272,29 @@ def _column(metric: str) -> str:
 def _ladder(
   found: Collector, records: pd.DataFrame, metric: str, options: Options
 ) -> None:
-  """X(N) with and without a floor, and with a pinned one where given."""
+  """X(N) with and without a floor, and with a pinned one where given.
+
+  With `--x d` or `--x c` the same against D or C.
+  """
   frame = _frame(records, metric, options)
   if not len(frame):
     return
   _, unit, kind = table.METRICS.get(metric, (metric, '', 'loss'))
-  quantity = Quantity(metric, unit, kind)
+  quantity = Quantity(metric, unit, kind, metric == options.metric)
   kinds = [('power_floor', 'with floor'), ('power', 'without floor')]
-  if options.floor is not None and kind == 'loss':
+  if options.floor_of(metric) is not None and kind == 'loss':
     kinds.append(('power_pinned', 'floor fixed'))
   if options.form in dict(kinds):
     kinds.sort(key=lambda k: k[0] != options.form)
   elif options.form in ONE_D and metric == options.metric:
     kinds.insert(0, (options.form, options.form))
   for name, words in kinds:
-    floor = options.floor if name == 'power_pinned' else None
+    floor = options.floor_of(metric) if name == 'power_pinned' else None
     form = form_of(name, floor)
     found.attempt(
-      label := f'{metric}(N) {words}',
+      label := f'{metric}({options.x.upper()}) {words}',
       lambda form=form, label=label: study(
-        frame, form, options, name=label, quantity=quantity, x_key='n'
+        frame, form, options, name=label, quantity=quantity, x_key=options.x
       ),
     )
 
@@ -258,7 +319,8 @@ def _scales(found: Collector, records: pd.DataFrame, options: Options) -> None:
       f'L_{name}(N) without floor',
       lambda frame=frame, quick=quick, name=name: study(
         frame, FORMS['power'], quick, name=f'L_{name}(N) without floor',
-        quantity=Quantity(f'L_{name}', 'nats per token'), x_key='n',
+        quantity=Quantity(f'L_{name}', 'nats per token', primary=False),
+        x_key='n',
       ),
     )  # fmt: skip
 
@@ -269,7 +331,8 @@ def _surface(
   options: Options,
   name: str = 'chinchilla',
 ) -> None:
-  form = form_of(name, options.floor, options.base)
+  free = name == 'chinchilla' != options.form
+  form = form_of(name, None if free else options.floor, options.base)
   words = '' if name == 'chinchilla' else f' {name}'
   found.attempt(
     f'{options.metric}(N, D){words}',

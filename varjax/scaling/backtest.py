@@ -66,7 +66,10 @@ def leave_largest_out(
       )  # fmt: skip
     except errors.FitRefused:
       break
-    boot = bootstrap.bootstrap(part, replicates, seed=seed)
+    runs = None
+    if 'run_id' in train and train['run_id'].duplicated().any():
+      runs = train['run_id'].astype(str).to_numpy()
+    boot = bootstrap.bootstrap(part, replicates, seed=seed, clusters=runs)
     found = predict.predict_rows(part, boot, test, key_of, y_kind)
     rows += [{**row, 'dropped': dropped} for row in found]
   if not rows:

@@ -6,6 +6,7 @@ here, so that nothing is fitted twice.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import platform
 from typing import Any
 
@@ -14,7 +15,6 @@ import pandas as pd
 import scipy
 
 import varjax
-from varjax.scaling import bootstrap as boot_lib
 from varjax.scaling import optimum, predict, result
 from varjax.scaling.bootstrap import Bootstrap
 from varjax.scaling.fit import Fit
@@ -67,7 +67,7 @@ def intervals(fit: Fit, boot: Bootstrap | None) -> dict[str, dict]:
   for name, values in {**draws, **derived(fit, draws)}.items():
     if name in fit.form.pinned or np.ptp(values) == 0:
       continue
-    found = boot_lib.interval(values, best[name], boot.kind)
+    found = boot.interval(values, best[name])
     if found:
       out[name] = found
   return out
@@ -85,7 +85,7 @@ def describe(
   used: np.ndarray | None = None,
   why: list[str | None] | None = None,
   conventions: dict[str, str | None] | None = None,
-  backtest: dict | None = None,
+  backtests: Sequence[dict] = (),
   x_key: str | None = None,
 ) -> dict[str, Any]:
   """One fit as the schema's dictionary.
@@ -98,7 +98,7 @@ def describe(
     used: mask of the rows that were fitted; the others are predicted.
     why: per row, why it was not used.
     conventions: n_convention, d_convention, flop_convention.
-    backtest: see backtest.py.
+    backtests: see backtest.py; the first stands for all.
     x_key: n, d or c for a 1-D form.
 
   Returns:
@@ -154,7 +154,8 @@ def describe(
     'curve': predict.curve(
       fit, boot, max([0.0, *(row['x'] for row in holdout)]), y_kind
     ) if one else None,
-    'holdout': holdout, 'backtest': backtest,
+    'holdout': holdout, 'backtest': next(iter(backtests), None),
+    'backtests': list(backtests),
     'refusals': [r.as_dict() for r in fit.refusals], 'warnings': warnings,
     'seed': fit.seed, 'versions': versions(), 'drop': 0, 'filter': None,
   }  # fmt: skip
@@ -194,6 +195,7 @@ def _bootstrap(boot: Bootstrap | None) -> dict | None:
   return {
     'kind': boot.kind, 'replicates': len(boot.theta) + boot.failed,
     'failed': boot.failed, 'seed': boot.seed, 'backend': boot.backend,
+    'tail': boot.tail(),
     'draws': {
       k: [float(f'{x:.9g}') for x in np.broadcast_to(v, len(boot.theta))[:most]]
       for k, v in boot.params.items()

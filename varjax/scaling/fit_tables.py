@@ -87,6 +87,11 @@ def holdout_rows(
   return result
 
 
+def backtests_of(fit: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+  """All backtests of a fit; results of older versions hold one."""
+  return fit.get('backtests') or [b for b in [fit.get('backtest')] if b]
+
+
 def sensitivity_rows(fits: list[dict[str, Any]]) -> list[dict[str, Any]]:
   """Refits under other choices, of the fits that the page dwells on."""
   rows = []

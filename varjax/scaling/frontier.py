@@ -156,7 +156,7 @@ def bootstrap_runs(
   sigma = np.full(int(good.sum()), np.nan_to_num(given.sigma_log))
   return Bootstrap(
     given, 'clusters', optimum.theta[good], sigma, int((~good).sum()), seed,
-    backend,
+    backend, groups=runs,
   )  # fmt: skip
 
 

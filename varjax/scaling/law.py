@@ -44,6 +44,7 @@ class Law:
       counts is a guess.
     largest: {'n', 'd'} largest fitted inputs, where known.
     y: name of the fitted quantity.
+    tail: share of the draws beyond each end of a 95 % interval.
   """
 
   name: str
@@ -55,6 +56,7 @@ class Law:
   assumed: bool
   largest: dict[str, float]
   y: str
+  tail: float = 0.025
 
   @property
   def has_surface(self) -> bool:
@@ -129,6 +131,7 @@ def of_fit(fit: Mapping[str, Any]) -> Law:
       if k in ('n', 'd') and notation.is_number((v or {}).get('max'))
     },
     y=y,
+    tail=float((chosen.get('bootstrap') or {}).get('tail') or 0.025),
   )
 
 

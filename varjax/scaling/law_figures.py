@@ -11,6 +11,7 @@ import pandas as pd
 
 from varjax.scaling import notation, optimum, plots, slope_guides, sweepdir
 from varjax.scaling.exhibit import Exhibit, stem
+from varjax.scaling.fit_tables import backtests_of
 from varjax.scaling.fit_view import (
   axis_labels,
   fits_of,
@@ -19,6 +20,7 @@ from varjax.scaling.fit_view import (
   title_of,
 )
 
+_MOST_ROWS = 24  # of the figure of backtests
 _MEAN_LOSS = ('val_loss_nats_per_token', 'L_mean')
 
 
@@ -34,6 +36,7 @@ def build(sweep: sweepdir.SweepDir, references: bool = True) -> list[Exhibit]:
     lambda: _agreement(sweep.fit or {}),
     lambda: _isoflop(sweep.fit or {}),
     lambda: _residuals(groups),
+    lambda: _backtest(fits),
   ]
   return [e for e in (make() for make in makers) if e is not None]
 
@@ -316,6 +319,43 @@ def _residuals(groups: list[list[dict[str, Any]]]) -> Exhibit | None:
     data,
     plots.residuals(panels),
     wide=len(panels) > 1,
+  )
+
+
+def _backtest(fits: list[dict[str, Any]]) -> Exhibit | None:
+  """What the first fit's smaller runs say of its larger ones."""
+  rows = []
+  for tested in [t for f in fits[:1] for t in backtests_of(f)]:
+    for row in tested.get('rows') or []:
+      measured, lo, hi = row.get('measured'), row.get('lo'), row.get('hi')
+      if not all(map(notation.is_number, (measured, row.get('error')))):
+        continue
+      both = notation.is_number(lo) and notation.is_number(hi)
+      rows.append(
+        {
+          'kind': tested.get('kind'), 'dropped': row.get('dropped'),
+          'name': f'{row.get("name") or row.get("run_id")}, '
+          f'{row.get("dropped")} left out',
+          'extrapolation': row.get('extrapolation'),
+          'measured': measured, 'predicted': row.get('predicted'),
+          'value': 100 * row['error'],
+          'lo': 100 * (lo / measured - 1) if both else None,
+          'hi': 100 * (hi / measured - 1) if both else None,
+        }
+      )  # fmt: skip
+  if not rows:
+    return None
+  shown = rows[:_MOST_ROWS]
+  left = f' The first {_MOST_ROWS} are drawn.' if len(rows) > len(shown) else ''
+  return Exhibit(
+    'backtest',
+    'laws',
+    f'Backtest of {title_of(fits[0])}',
+    'Largest runs predicted from the smaller ones: predicted over measured, '
+    'minus one, with the 95 % interval for a new run. The law is sound where '
+    f'bars reach zero.{left}',
+    pd.DataFrame(rows),
+    plots.forest(shown, 'predicted over measured, minus 1 (%)', at=0.0),
   )
 
 

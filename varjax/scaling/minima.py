@@ -33,7 +33,11 @@ def entry(
   predicted = found.predict(c)
   residual = np.log(best) - np.log(predicted)
   scale = float(np.exp(found.log_g))
-  bounds = bootstrap.interval(found.draws, found.exponent, 'runs of a budget')
+  bounds = None
+  if len(found.draws) >= 20:
+    bounds = bootstrap.interval(
+      found.draws, 'bootstrap (runs of a budget), percentile'
+    )
   grid = np.geomspace(c.min() / 2, c.max() * 2, 64)
   lo = hi = np.full(64, np.nan)
   if len(found.draws) >= 20:
@@ -81,7 +85,7 @@ def entry(
     'curve': {
       'x': grid, 'y': found.predict(grid), 'lo': lo, 'hi': hi,
     },
-    'holdout': [], 'backtest': None,
+    'holdout': [], 'backtest': None, 'backtests': [],
     'refusals': [r.as_dict() for r in found.refusals],
     'warnings': [
       f'budget C = {b.c:.3g} is not used: {b.why}' for b in refused

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
+import math
 
 from varjax import errors
 from varjax.scaling import forms, nonlinear
@@ -26,6 +27,7 @@ FORMS: dict[str, Form] = {
 }
 METHODS = (
   'auto', 'huber', 'log', 'linear', 'vpnls', 'isoflop', 'isoflop_akima',
+  'envelope',
 )  # fmt: skip
 
 
@@ -45,7 +47,10 @@ class Options:
     bootstrap_backend: where refits run, numpy or jax.
     conventions: what N, D and C count.
     drop_highest: how many of the highest losses are dropped.
-    floor: value of a pinned E.
+    floor: value of a pinned E, of the metric of the primary fit.
+    floors: of other metrics of records, {metric: E}.
+    units: {n | d | c | u: size of one unit of the column}, for tables.
+    loss_unit: unit of the loss of a table, in words.
     filters: {column: value} rows to keep.
     metric: the loss column of records that the primary fit uses.
     hold_out: how many of the largest sizes to hold out when no run has the
@@ -68,6 +73,9 @@ class Options:
   conventions: Conventions = dataclasses.field(default_factory=Conventions)
   drop_highest: int = 0
   floor: float | None = None
+  floors: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  units: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  loss_unit: str = ''
   filters: Mapping[str, str] = dataclasses.field(default_factory=dict)
   metric: str = 'L_mean'
   hold_out: int | None = None
@@ -81,6 +89,9 @@ class Options:
       raise errors.ConfigError(
         f'method {self.method!r} is unknown; use one of {", ".join(METHODS)}'
       )
+    for name, value in self.units.items():
+      if not (math.isfinite(value) and value > 0):
+        raise errors.ConfigError(f'unit {name}={value}: must be positive')
     if self.x not in ('n', 'd', 'c'):
       raise errors.ConfigError(f'x {self.x!r} is unknown; use n, d or c')
     if self.starts < 3:
@@ -93,10 +104,15 @@ class Options:
         f'of {", ".join(BACKENDS)}'
       )
 
+  def floor_of(self, metric: str) -> float | None:
+    """The pinned E of a metric of records; None leaves it free."""
+    own = self.floor if metric == self.metric else None
+    return self.floors.get(metric, own)
+
   def objective(self, form: Form) -> Objective:
     """What is minimised for a form."""
     kind = self.method
-    if kind in ('auto', 'isoflop', 'isoflop_akima'):
+    if kind in ('auto', 'isoflop', 'isoflop_akima', 'envelope'):
       kind = 'log' if len(form.inputs) == 1 else 'huber'
     return Objective('linear' if kind == 'vpnls' else kind, self.delta)
 

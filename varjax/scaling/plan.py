@@ -341,7 +341,7 @@ def _optimum(
       kept = values[np.isfinite(values)]
       # A target below the floor of many draws has no interval.
       if len(kept) >= max(20, 0.9 * len(values)):
-        low, high = np.quantile(kept, [0.025, 0.975])
+        low, high = np.quantile(kept, [law.tail, 1 - law.tail])
         intervals[i] = (float(low), float(high))
   return Optimum(
     k, n, intervals[0], d, intervals[1], loss, k_sample, sampled, cost

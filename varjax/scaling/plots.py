@@ -263,15 +263,20 @@ def surface(
 
 
 @canvas.styled
-def forest(rows: Sequence[Mapping[str, Any]], x_label: str) -> Figure:
+def forest(
+  rows: Sequence[Mapping[str, Any]], x_label: str, at: float | None = None
+) -> Figure:
   """One estimate a line with its interval, to compare methods.
 
   Args:
     rows: each with `name`, `value`, and `lo`, `hi` or None.
     x_label: axis label.
+    at: where a reference line is drawn, if anywhere.
   """
   figure, axes = canvas.grid(1, 1, 5.6, 0.42 * len(rows) + 1.0)
   axis = axes[0]
+  if at is not None:
+    axis.axvline(at, color=INK, linewidth=0.8)
   for i, row in enumerate(rows):
     lo, hi = notation.ends(row)
     if lo is not None and hi is not None:

@@ -3,9 +3,10 @@
 For parameters that the data barely determine (the decay of repeated data, a
 floor) a percentile interval understates how flat the objective is; the
 profile shows it, and says when it has no end. The other parameters are
-refitted at every value. The sum S of n residuals' losses gives the
-likelihood ratio n log(S/S0) for squares and 2 n log(S/S0) for the Huber
-loss (Laplace tails), compared with chi^2(1).
+refitted at every value. For squares the sum S along the profile is compared
+with S0 (1 + t^2 / (n - p)), exact for linear models of few runs (Bates and
+Watts 1988, section 6.1); for the Huber loss the likelihood ratio 2 n
+log(S/S0) of Laplace tails with chi^2(1).
 """
 
 from __future__ import annotations
@@ -103,10 +104,9 @@ def profile(
   if fit.objective.kind == 'linear':
     objective = objective * np.exp(2 * fit.scale.y)
   best = objective.min()
-  weight = 2.0 if fit.objective.kind == 'huber' else 1.0
-  ratio = weight * len(fit.y) * np.log(objective / max(best, 1e-300))
-  inside = ratio <= stats.chi2.ppf(level, 1)
-  lo, hi = _ends(values, ratio, inside, stats.chi2.ppf(level, 1))
+  ratio = np.log(objective / max(best, 1e-300))
+  limit = _limit(fit, level)
+  lo, hi = _ends(values, ratio, ratio <= limit, limit)
   return Profile(
     name, values, objective, lo, hi, level,
     bool(best < fit.value * (1 - 1e-6)),
@@ -136,6 +136,14 @@ def _scan(fit: Fit, index: int, grid: np.ndarray):
         value[i], theta[i] = found.value[best], found.theta[best]
       warm = theta[i].copy()
   return theta, value
+
+
+def _limit(fit: Fit, level: float) -> float:
+  """How far log S may rise above its minimum."""
+  if fit.objective.kind == 'huber':
+    return float(stats.chi2.ppf(level, 1)) / (2.0 * len(fit.y))
+  dof = max(fit.dof, 1)
+  return float(np.log1p(stats.t.ppf(0.5 + 0.5 * level, dof) ** 2 / dof))
 
 
 def _ends(values, ratio, inside, limit):

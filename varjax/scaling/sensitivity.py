@@ -14,12 +14,23 @@ import numpy as np
 
 from varjax import errors
 from varjax.scaling import fit as fit_lib
-from varjax.scaling import optimum, table
+from varjax.scaling import forms, nonlinear, optimum, table
 from varjax.scaling.fit import Fit
 from varjax.scaling.forms import Form
 from varjax.scaling.objective import Objective
 
 DELTAS = (1e-4, 1e-3, 1e-2, 1e-1)
+
+
+def others_of(form: Form) -> tuple[Form, ...]:
+  """The other forms of the same inputs, floors free."""
+  every = (
+    forms.POWER, forms.POWER_FLOOR, nonlinear.BNSL, forms.CHINCHILLA,
+    forms.GADRE, nonlinear.KAPLAN,
+  )  # fmt: skip
+  return tuple(
+    f for f in every if f.inputs == form.inputs and f.name != form.name
+  )
 
 
 def sensitivity(

@@ -30,11 +30,12 @@ from varjax.scaling.options import Options
 
 @dataclasses.dataclass(frozen=True)
 class Quantity:
-  """What is fitted: y of the result file."""
+  """What is fitted: y of the result file; whether it is what was asked for."""
 
   name: str
   unit: str
   kind: str = 'loss'
+  primary: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,58 +77,80 @@ def study(
     FitRefused: see identify.py.
   """
   key_of = {k: (x_key or k) if k == 'x' else k for k in form.inputs}
-  used, why = choose(frame, options)
+  used, why = choose(frame, options, x_key or 'n')
   gate = identify.Gate(options.force)
   used, why = _usable(frame, key_of, used, why, gate)
   rows = frame[used]
   objective = options.objective(form)
   columns = {k: rows[v].to_numpy(float) for k, v in key_of.items()}
   y = rows['y'].to_numpy(float)
+  runs = _runs(rows)
+  distinct = None if runs is None else len(np.unique(runs))
   if options.method == 'vpnls' and isinstance(form, SumForm):
-    found = vpnls.fit_vpnls(form, columns, y, force=options.force)
+    found = vpnls.fit_vpnls(
+      form, columns, y, force=options.force, distinct=distinct
+    )
   else:
     found = fit.fit(
       form, columns, y, objective, starts=options.starts, seed=options.seed,
-      force=options.force,
+      force=options.force, distinct=distinct,
     )  # fmt: skip
   boot = None
   if options.bootstrap and found.dof > 0:
     boot = bootstrap.bootstrap(
-      found, options.bootstrap, seed=options.seed,
+      found, options.bootstrap, seed=options.seed, clusters=runs,
       backend=options.bootstrap_backend,
     )  # fmt: skip
-  tested = None
+  tested = []
   if backtested and options.backtest and found.dof > 0:
-    tested = backtest.leave_largest_out(
-      form, rows, key_of, objective, by=x_key or 'c',
-      starts=min(options.starts, 60), seed=options.seed,
-      replicates=min(options.bootstrap, 300) or 100, y_kind=quantity.kind,
-    )  # fmt: skip
+    # A surface has a largest budget and a largest size.
+    for by in [x_key] if x_key else ['c', 'n']:
+      made = backtest.leave_largest_out(
+        form, rows, key_of, objective, by=by,
+        starts=min(options.starts, 60), seed=options.seed,
+        replicates=min(options.bootstrap, 300) or 100, y_kind=quantity.kind,
+      )  # fmt: skip
+      tested += [made] if made else []
   entry = describe.describe(
     found, boot, name=name, x_key=x_key, y_name=quantity.name,
     y_unit=quantity.unit, y_kind=quantity.kind, frame=frame, used=used,
-    why=why, backtest=tested,
+    why=why, backtests=tested,
     conventions=conventions or conventions_of(options),
   )  # fmt: skip
   if form.name == 'repeat':
     # Weakly identified by nature: never quoted without their profiles.
-    entry['profiles'] = {
-      name: profile.profile(found, name, points=31).as_dict()
-      for name in form.names
-    }
+    entry['profiles'] = _profiles(found, list(form.names))
+  elif quantity.primary:
+    # An interval of bootstraps says little of a parameter near a bound.
+    entry['profiles'] = _profiles(found, _weak(found, entry))
   if options.sensitivity:
-    entry['sensitivity'] = sensitivity.sensitivity(found)
-    entry['profiles'] = entry.get('profiles') or _profiles(found)
+    entry['sensitivity'] = sensitivity.sensitivity(
+      found, others=sensitivity.others_of(form)
+    )
+    entry['profiles'] = _profiles(found, _alone(found))
   kept = [r.as_dict() for r in gate.kept]
   entry['refusals'] = kept + entry['refusals']
   entry['drop'] = options.drop_highest
   entry['filter'] = filter_text(options)
+  if distinct is not None:
+    entry['warnings'].append(
+      f'{len(rows)} rows are of {distinct} runs: intervals are over runs; '
+      'points inside a longer learning-rate schedule lie above what a run of '
+      'that length would reach'
+    )
   if found.dof <= 2:
     entry['warnings'].append(
       f'{len(found.y)} runs for {len(form.names)} parameters: '
       f'{found.dof} degrees of freedom, so intervals rest on few residuals'
     )
   return Study(found, boot, entry)
+
+
+def _runs(rows: pd.DataFrame) -> np.ndarray | None:
+  """The run of every row, where some rows are of the same run."""
+  if 'run_id' not in rows or not rows['run_id'].duplicated().any():
+    return None
+  return rows['run_id'].astype(str).to_numpy()
 
 
 def _usable(
@@ -152,30 +175,41 @@ def _usable(
   return used & good, words
 
 
-def _profiles(found: Fit) -> dict[str, dict]:
-  """Profiles of the exponents and the floor."""
-  alone = [
-    n
-    for n in found.form.names
-    if not isinstance(found.form, SumForm)
-    or n == 'E'
-    or n in found.form.exponents
-  ]
-  return {n: profile.profile(found, n, points=31).as_dict() for n in alone}
+def _profiles(found: Fit, names: list[str]) -> dict[str, dict]:
+  return {n: profile.profile(found, n, points=31).as_dict() for n in names}
+
+
+def _alone(found: Fit) -> list[str]:
+  """The exponents and the floor; all parameters of other forms."""
+  form = found.form
+  if not isinstance(form, SumForm):
+    return list(form.names)
+  return [n for n in form.names if n == 'E' or n in form.exponents]
+
+
+def _weak(found: Fit, entry: dict[str, Any]) -> list[str]:
+  """Parameters whose interval spans a factor of three, or reaches 0."""
+  weak = []
+  for name in _alone(found):
+    bounds = entry['intervals'].get(name)
+    if bounds and bounds['hi'] > 3 * max(bounds['lo'], 0.0):
+      weak.append(name)
+  return weak
 
 
 def choose(
-  frame: pd.DataFrame, options: Options
+  frame: pd.DataFrame, options: Options, by: str = 'n'
 ) -> tuple[np.ndarray, list[str | None]]:
   """Which rows are fitted, and why the others are not.
 
   Runs of the role `holdout` are never fitted; without one, `hold_out` of
-  the largest sizes are held out. Then the highest losses are dropped.
+  the largest values of `by` (n, d or c) are held out. Then the highest
+  losses are dropped.
   """
   held = (frame['role'] == 'holdout').to_numpy()
   if not held.any() and options.hold_out:
-    sizes = np.unique(frame['n'].to_numpy(float))[::-1]
-    held = frame['n'].isin(sizes[: options.hold_out]).to_numpy()
+    sizes = np.unique(frame[by].dropna().to_numpy(float))[::-1]
+    held = frame[by].isin(sizes[: options.hold_out]).to_numpy()
   y = frame['y'].to_numpy(float)
   dropped = np.zeros(len(frame), bool)
   rows = np.flatnonzero(~held)

@@ -46,18 +46,16 @@ def context(sweep: sweepdir.SweepDir) -> dict[str, Any]:
     'fits': [fit_tables.fit_row(f) for f in fits],
     'holdout': [row for f in fits for row in fit_tables.holdout_rows(f)],
     'backtests': [
-      {'fit': fit_view.title_of(f), **f['backtest']}
+      {'fit': fit_view.title_of(f), **tested}
       for f in fits
-      if f.get('backtest')
+      for tested in fit_tables.backtests_of(f)
     ],
-    'backtest_rows': next(
-      (
-        fit_tables.holdout_rows(f, f['backtest'].get('rows') or [])
-        for f in fits[:1]
-        if f.get('backtest')
-      ),
-      [],
-    ),
+    'backtest_rows': [
+      row
+      for f in fits[:1]
+      for tested in fit_tables.backtests_of(f)[:1]
+      for row in fit_tables.holdout_rows(f, tested.get('rows') or [])
+    ],
     'methods': (sweep.fit or {}).get('agreement') or [],
     'sensitivity': fit_tables.sensitivity_rows(fits),
     'profiles': fit_tables.profile_rows(fits),

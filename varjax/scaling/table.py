@@ -30,8 +30,9 @@ D_CONVENTIONS = {
   'unique': 'tokens of unique images',
 }
 C_CONVENTIONS = {
-  'total': 'recorded flops_train_total',
-  'body': 'recorded flops_train_body',
+  'total': 'counted: flops_train_total of the images seen',
+  'body': 'counted: flops_train_body of the images seen',
+  'planned': 'planned: flops_train_total of all total_steps updates',
   'knd': 'k N D',
 }
 METRICS = {
@@ -132,6 +133,7 @@ def from_columns(
   table: pd.DataFrame,
   columns: Mapping[str, str],
   conventions: Conventions | None = None,
+  units: Mapping[str, float] | None = None,
 ) -> pd.DataFrame:
   """A foreign table under the names n, d, c, y, name, run_id, role.
 
@@ -139,6 +141,8 @@ def from_columns(
     table: any.
     columns: {n | d | c | u | y | name | run: column of the table}.
     conventions: fills c = k N D, or d = c / (k N), when one is missing.
+    units: {n | d | c | u: parameters, tokens or FLOP in one unit of the
+      column}, as 1e6 for millions.
 
   Returns:
     A float64 table with n, d, c (NaN where unknown), y and the rest.
@@ -159,7 +163,8 @@ def from_columns(
         f'{", ".join(map(str, table.columns[:16]))}'
       )
     try:
-      out[key] = table[column].to_numpy(dtype='float64', na_value=np.nan)
+      values = table[column].to_numpy(dtype='float64', na_value=np.nan)
+      out[key] = values * (units or {}).get(key, 1.0)
     except (TypeError, ValueError) as error:
       raise errors.ConfigError(f'column {column!r} is not numeric') from error
   if columns.get('c') is None:
@@ -226,6 +231,9 @@ def from_records(
   out['c'] = {
     'total': lambda: get('flops_train_total'),
     'body': lambda: get('flops_train_body'),
+    'planned': lambda: (
+      get('flops_train_total') * get('total_steps') / get('steps')
+    ),
     'knd': lambda: conventions.k * out['n'].to_numpy() * seen,
   }[conventions.c]()
   out['y'] = get(column)

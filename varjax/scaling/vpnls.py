@@ -30,6 +30,7 @@ def fit_vpnls(
   grid: int = 32,
   polished: int = 8,
   force: bool = False,
+  distinct: int | None = None,
 ) -> Fit:
   """Fits a sum of power laws by variable projection.
 
@@ -41,6 +42,7 @@ def fit_vpnls(
     polished: cells of the grid that are refined; those that end at the best
       optimum are counted as agreeing starts.
     force: keep refusals in the result.
+    distinct: independent runs, when the rows are checkpoints of fewer.
 
   Returns:
     A Fit of method vpnls.
@@ -66,7 +68,7 @@ def fit_vpnls(
       f'{len(y)}', 'train more sizes',
     )  # fmt: skip
   identify.check_floor(form, y, gate)
-  identify.check_design(form, columns, gate)
+  identify.check_design(form, columns, gate, distinct)
   scale = scale_of(columns, y)
   objective = Objective('linear')
   ones = np.ones(len(y))

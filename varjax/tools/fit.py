@@ -18,6 +18,7 @@ from varjax.scaling.bootstrap import BACKENDS
 from varjax.scaling.options import FORMS, METHODS, Options
 from varjax.scaling.table import Conventions
 
+_BASE = 'E=..,A=..,B=..,alpha=..,beta=..'
 _DESCRIPTION = """
 Fits scaling laws to a table of runs and writes DIR/fit.json.
 
@@ -59,10 +60,21 @@ def parser() -> argparse.ArgumentParser:
   add(
     '--method', default='auto', choices=METHODS,
     help='what is minimised: huber of log residuals (surfaces by default), '
-    'log or linear least squares, vpnls; or isoflop',
+    'log or linear least squares, vpnls; isoflop; or envelope, the lower '
+    'edge of training curves, of rows with --run',
   )  # fmt: skip
   add('--delta', type=float, default=1e-3, help='of the Huber loss (1e-3)')
-  add('--floor', type=float, help='hold E at this value')
+  add(
+    '--floor', metavar='E',
+    help='hold E at this value, beside the fitted floor; for records also '
+    'one per metric, as L_mean=5,L_last=4.5',
+  )  # fmt: skip
+  add(
+    '--units', metavar='KEY=SIZE',
+    help='size of one unit of the columns n, d, c, u of a CSV, as '
+    'n=1e6,d=1e9 for millions and billions',
+  )  # fmt: skip
+  add('--loss_unit', default='', help="of a CSV's loss, as 'nats per token'")
   add('--bootstrap', type=int, default=1000, help='refits (1000; 0 for none)')
   add(
     '--bootstrap_backend', default='numpy', choices=BACKENDS,
@@ -173,7 +185,11 @@ def options_of(args: argparse.Namespace) -> Options:
     if not sign or not column:
       raise errors.ConfigError(f'--filter {text!r}: write COLUMN=VALUE')
     filters[column] = value
+  floor, floors = _floors(args.floor)
+  metric = args.loss or 'L_mean'
   x = args.x or ('n' if args.n or not (args.d or args.c) else None)
+  # The primary fit is pinned where its own metric has a floor.
+  floor = floors.get(metric, floor)
   return Options(
     form=args.form, method=args.method, x=x or ('d' if args.d else 'c'),
     delta=args.delta, starts=args.starts, bootstrap=args.bootstrap,
@@ -181,22 +197,49 @@ def options_of(args: argparse.Namespace) -> Options:
     conventions=Conventions(
       args.n_convention, args.d_convention, args.flop_convention, args.k
     ),
-    drop_highest=args.drop_highest, floor=args.floor, filters=filters,
-    metric=args.loss or 'L_mean', hold_out=args.hold_out,
+    drop_highest=args.drop_highest, floor=floor, floors=floors,
+    filters=filters, loss_unit=args.loss_unit,
+    units=_pairs('--units', args.units, 'n=1e6,d=1e9', tuple('ndcu')),
+    metric=metric, hold_out=args.hold_out,
     backtest=not args.no_backtest, sensitivity=args.sensitivity,
-    base=_base(args.base), force=args.force,
+    base=args.base and _pairs('--base', args.base, _BASE), force=args.force,
   )  # fmt: skip
 
 
-def _base(text: str | None) -> dict[str, float] | None:
+def _pairs(
+  option: str, text: str | None, example: str, allowed: Sequence[str] = ()
+) -> dict[str, float]:
+  """`a=1,b=2` as a dictionary; nothing as an empty one.
+
+  Raises:
+    ConfigError: another text, or a name that is not allowed.
+  """
   if text is None:
-    return None
+    return {}
   try:
-    pairs = [part.split('=') for part in text.split(',')]
-    return {name.strip(): float(value) for name, value in pairs}
+    parts = [part.split('=') for part in text.split(',')]
+    found = {name.strip(): float(value) for name, value in parts}
+  except ValueError as error:
+    raise errors.ConfigError(f'{option} {text!r}: write {example}') from error
+  for name in found:
+    if allowed and name not in allowed:
+      raise errors.ConfigError(
+        f'{option}: {name!r} is unknown; use {", ".join(allowed)}'
+      )
+  return found
+
+
+def _floors(text: str | None) -> tuple[float | None, dict[str, float]]:
+  """One floor, or one per metric of records."""
+  if text is None or '=' in text:
+    return None, _pairs(
+      '--floor', text, 'a number, or L_mean=5,L_last=4.5', list(table.METRICS)
+    )
+  try:
+    return float(text), {}
   except ValueError as error:
     raise errors.ConfigError(
-      f'--base {text!r}: write E=..,A=..,B=..,alpha=..,beta=..'
+      f'--floor {text!r}: write a number, or L_mean=5,L_last=4.5'
     ) from error
 
 
@@ -229,8 +272,7 @@ def summary(found: dict[str, Any]) -> str:
     )
     for row in entry['holdout']:
       lines.append(_holdout_line(row))
-    tested = entry['backtest']
-    if tested:
+    for tested in entry['backtests']:
       lines.append(
         f'  backtest ({tested["kind"]}): mean error '
         f'{100 * tested["mean_abs_error"]:.2f} %, coverage '
