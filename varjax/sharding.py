@@ -20,6 +20,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
@@ -83,12 +84,15 @@ def make_mesh(
       f'{text}: mesh.data * mesh.fsdp = {rows} must be a multiple of the '
       f'{processes} processes; make mesh.tensor smaller'
     )
-  return jax.make_mesh(
-    tuple(sizes.values()),
-    AXES,
-    axis_types=(AxisType.Auto,) * len(AXES),
-    devices=devices,
-  )
+  shape, types = tuple(sizes.values()), (AxisType.Auto,) * len(AXES)
+  try:
+    return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
+  except NotImplementedError:
+    # On a torus, axes that are not whole axes of it share one.
+    placed = mesh_utils.create_device_mesh(
+      shape, devices, allow_split_physical_axes=True
+    )
+    return Mesh(placed, AXES, axis_types=types)
 
 
 @contextlib.contextmanager

@@ -5,10 +5,12 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
-from varjax import cli, errors, topology
+from varjax import cli, errors, sharding, topology
 from varjax.aot import target
+from varjax.spec import MeshSpec
 
 
 @pytest.fixture
@@ -49,20 +51,31 @@ def test_versions_name_what_compiles():
   assert found['jaxlib']
 
 
+def test_a_mesh_may_split_an_axis_of_the_torus(monkeypatch):
+  def refuse(*_, **__):
+    raise NotImplementedError('no whole axis of the torus has this size')
+
+  monkeypatch.setattr(jax, 'make_mesh', refuse)
+  mesh = sharding.make_mesh(MeshSpec(2, -1, 2))
+  assert dict(mesh.shape) == {'data': 2, 'fsdp': 2, 'tensor': 2}
+  assert len({d.id for d in mesh.devices.flat}) == 8
+
+
 _REAL = """
 import os
 from varjax import sharding, topology
 from varjax.aot import target
 target.prepare()
 from varjax.spec import MeshSpec
-for text in ('v5e:2x2', 'v5e:4x4', 'v5p:2x2x1', 'v4:2x2x2', 'v6e:2x4'):
+for text in ('v5e:2x2', 'v5e:4x4', 'v5p:2x2x1', 'v4:2x2x2', 'v6e:4x4'):
   slice_ = topology.parse(text)
   found = target.devices(slice_)
   assert len(found) == slice_.count, text
   kind = found[0].device_kind
   assert kind.startswith(slice_.device.kinds), kind
-  mesh = sharding.make_mesh(MeshSpec(1, -1, 1), found)
-  assert mesh.devices.size == slice_.count
+  for spec in (MeshSpec(1, -1, 1), MeshSpec(-1, 2, 1), MeshSpec(1, -1, 2)):
+    mesh = sharding.make_mesh(spec, found)
+    assert mesh.devices.size == slice_.count
 """
 
 
