@@ -44,6 +44,8 @@ def conduct(
   with lock.held(sweep_dir) as hold:
     found, problems = collect.collect(sweep_dir)
     _say_all(problems)
+    # A launcher that was killed has left its own list.
+    manifest.set_running(sweep_dir, [])
     new, left = manifest.update(sweep_dir, name, trials)
     done = _complete(found)
     rest = [trial for trial in selected if trial.run_id not in done]

@@ -25,6 +25,11 @@ from varjax import errors
 from varjax.launch import base, drive, options, policy, remote, tpu_slices
 
 _COUNT_NODES_EVERY_S = 2.0
+# A node that has just died is still offered for a while: a place that is lost
+# before anything ran there is asked for again, so often.
+_PLACES_TO_TRY = 10
+# A worker that cannot be reached for so long is lost.
+_UNREACHABLE_S = 60.0
 _CHILD = pathlib.Path(__file__).with_name('child.py')
 
 
@@ -190,6 +195,8 @@ class _Attempt:
     self._codes: dict[int, int | None] = {}
     self._told = False
     self._alone_since: float | None = None
+    self._unreachable_since: float | None = None
+    self._places_lost = 0
     self._ask_for_places()
 
   def where(self) -> str | None:
@@ -202,7 +209,7 @@ class _Attempt:
       try:
         self._ended = self._advance()
       except self._ray.exceptions.RayError as error:
-        self._ended = drive.Ending(None, self._loss(error))
+        self._ended = self._after(error)
       except OSError as error:
         self._ended = drive.Ending(None, f'could not be started: {error}')
       if self._ended is not None:
@@ -329,6 +336,7 @@ class _Attempt:
     for index, ref in enumerate(self._waits):
       if ref in done and index not in self._codes:
         code = self._ray.get(ref)
+        self._unreachable_since = None
         if code is None:
           self._waits[index] = self._actors[index].poll.remote()
         else:
@@ -356,6 +364,22 @@ class _Attempt:
       return drive.Ending(None, 'its keeper ended without a word')
     return remote.worst(found)
 
+  def _after(self, error: Exception) -> drive.Ending | None:
+    """What an error of the cluster means for this attempt."""
+    if self._ordered is None:
+      self._places_lost += 1
+      if self._places_lost < _PLACES_TO_TRY:
+        self._free()
+        self._ask_for_places()
+        return None
+    elif isinstance(error, self._ray.exceptions.ActorUnavailableError):
+      now = time.monotonic()
+      self._unreachable_since = self._unreachable_since or now
+      if now - self._unreachable_since < _UNREACHABLE_S:
+        self._waits = [actor.poll.remote() for actor in self._actors]
+        return None
+    return drive.Ending(None, self._loss(error))
+
   def _loss(self, error: Exception) -> str:
     where = ', '.join(place['where'] for place in self._places)
     first = str(error).strip().splitlines()
@@ -372,6 +396,7 @@ class _Attempt:
     elif self._group is not None:
       self._ray.util.remove_placement_group(self._group)
     self._actors, self._group, self._slice = [], None, None
+    self._waits = []
 
 
 class _Worker:
