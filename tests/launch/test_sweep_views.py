@@ -1,12 +1,13 @@
 """What a person sees of a sweep: the plan, the progress, the table."""
 
+import html.parser
 import io
 import json
 
 import pytest
 
 from varjax import errors, flops, identity, records
-from varjax.launch import base, plan, table, view
+from varjax.launch import base, manifest, page, plan, table, view
 from varjax.tools import arguments, status, sweep_dry_run
 
 
@@ -136,6 +137,80 @@ def test_status_refuses_what_is_not_a_sweep(bench, tmp_path, capsys):
   assert bench.run(bench.named('two'), tmp_path) == 0
   assert status.main([str(tmp_path)]) == 0
   assert '1 complete records of earlier' in capsys.readouterr().out
+
+
+class _Page(html.parser.HTMLParser):
+  """Counts tags and keeps what would be fetched or run."""
+
+  def __init__(self):
+    super().__init__()
+    self.tags, self.outside, self.open = [], [], []
+
+  def handle_starttag(self, tag, attrs):
+    self.tags.append(tag)
+    if tag not in ('meta', 'link', 'br', 'img'):
+      self.open.append(tag)
+    self.outside += [v for k, v in attrs if k in ('src', 'href')]
+    self.outside += [k for k, _ in attrs if k.startswith('on')]
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+
+def test_the_page_escapes_what_trials_say_and_needs_nothing_else():
+  evil = '<img src=x onerror=alert(1)>"\'&{{ 7 * 7 }}'
+  rows = [
+    table.Row(
+      i, evil, evil, evil, status, error=evil, where=evil, note=evil,
+      steps=3, total_steps=9, attempt=2, eta_s=61.0, loss=1.5,
+    )
+    for i, status in enumerate(('running', 'failed', 'complete'))
+  ]  # fmt: skip
+  text = page.html(evil, rows, running=True, refresh_s=5.0)
+  parsed = _Page()
+  parsed.feed(text)
+  assert parsed.open == []
+  assert not {'img', 'script', 'iframe', 'link'} & set(parsed.tags)
+  assert parsed.outside == []
+  assert '49' not in text
+  assert '<meta http-equiv="refresh" content="5">' in text
+  assert "default-src 'none'" in text
+  assert text.count('<tr') == 1 + len(rows)
+  assert 'width: 33%' in text
+  assert 'width: 100%' in text
+  still = page.html('s', [], running=False)
+  assert 'http-equiv="refresh"' not in still
+
+
+def test_status_writes_the_page_and_watches_trials_of_others(
+  bench, tmp_path, capsys, monkeypatch
+):
+  assert (
+    bench.run(bench.named('one', 'two'), tmp_path, '--engine=manifest') == 0
+  )
+  _, trials, _ = manifest.read(tmp_path)
+  looks = []
+
+  def someone_trains_meanwhile(seconds):
+    looks.append(seconds)
+    if len(looks) < 3:
+      trials[0].workdir.mkdir(parents=True, exist_ok=True)
+      step = {'step': len(looks), 'total_steps': 9, 'time': 0.0}
+      trials[0].progress.write_text(json.dumps(step))
+
+  monkeypatch.setattr(status.time, 'sleep', someone_trains_meanwhile)
+  capsys.readouterr()
+  assert status.main([str(tmp_path), '--watch=7', '--html']) == 0
+  shown = capsys.readouterr().out
+  assert looks == [7.0, 7.0, 7.0]
+  assert 'elsewhere' in shown
+  assert '2 trials: 1 running, 1 pending' in shown
+  text = (tmp_path / 'status.html').read_text()
+  assert 'http-equiv="refresh"' not in text  # the last look
+  assert '2/9' in text
+  other = tmp_path / 'pages' / 'ladder.html'
+  assert status.main([str(tmp_path), f'--html={other}']) == 0
+  assert other.is_file()
 
 
 def test_dry_run_counts_and_starts_nothing(bench, tmp_path, capsys):
