@@ -16,6 +16,7 @@ from varjax import errors
 from varjax.params import (
   ParameterCounts,
   Sequence,
+  head_outputs,
   mlp_products,
   parameter_counts,
   sequence_of,
@@ -213,8 +214,8 @@ def conventions(
   counts = parameter_counts(model, sequence)
   train = train_flops_per_image(model, sequence)
   dense = (1 + _BACKWARD) * _forward(model, sequence, sequence.positions**2)
-  logits = 6 * sequence.positions * model.width * sequence.vocab
-  logits *= sequence.targets_per_position
+  logits = 6 * sequence.positions * model.width
+  logits *= head_outputs(model, sequence)
   return Conventions(
     exact=train.total,
     exact_body=train.body,
@@ -234,7 +235,7 @@ def _forward(model: ModelSpec, sequence: Sequence, pairs: int) -> Flops:
     modulations = 1 if model.shared_adaln else model.depth
     head_modulation = 2 * 2 * d * d
   inputs = 0 if sequence.symbols else positions - sequence.start
-  logits = sequence.targets_per_position * sequence.vocab
+  logits = head_outputs(model, sequence)
   return Flops(
     linear=2 * model.depth * positions * products,
     attention=2 * 2 * model.depth * pairs * d,

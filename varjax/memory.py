@@ -13,7 +13,12 @@ import dataclasses
 import math
 
 from varjax import errors
-from varjax.params import hidden_width, parameter_counts, sequence_of
+from varjax.params import (
+  head_outputs,
+  hidden_width,
+  parameter_counts,
+  sequence_of,
+)
 from varjax.spec import MeshSpec, RunSpec
 from varjax.tokenizer_costs import (
   decoder_layers,
@@ -98,7 +103,8 @@ def memory_estimate(run: RunSpec, devices: int | None = None) -> MemoryEstimate:
     copy = 0 if compute == _FLOAT32 else compute * weights
     activations = _block_activations(run, images, tensor)
     rows = images * sequence_of(run.tokenizer).positions
-    logits = rows * (run.tokenizer.vocab // tensor) * (2 * _FLOAT32 + compute)
+    values = head_outputs(run.model, sequence_of(run.tokenizer))
+    logits = rows * (values // tensor) * (2 * _FLOAT32 + compute)
     frozen = 0
     if run.input == 'images':
       # Replicated; encoding happens before the step, in float32.

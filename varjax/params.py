@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 
+from varjax import errors
 from varjax.spec import ModelSpec, TokenizerSpec
 
 
@@ -120,6 +121,27 @@ def sequence_of(codes: TokenizerSpec | Sequence) -> Sequence:
   )
 
 
+def sub_vocab(vocab: int, factors: int) -> int:
+  """Values of each of the `factors` sub-tokens that a code is split into.
+
+  Raises:
+    ConfigError: no whole number to this power is the vocabulary.
+  """
+  base = round(vocab ** (1 / factors))
+  if base**factors != vocab:
+    raise errors.ConfigError(
+      f'model.head_factors={factors}: tokenizer.vocab={vocab} is no whole '
+      f'number to the power of {factors}; set it to 1'
+    )
+  return base
+
+
+def head_outputs(model: ModelSpec, sequence: Sequence) -> int:
+  """Logits of one row."""
+  values = sub_vocab(sequence.vocab, model.head_factors)
+  return sequence.targets_per_position * model.head_factors * values
+
+
 def hidden_width(model: ModelSpec) -> int:
   """Hidden units of the MLP, M."""
   return round(model.width * model.mlp_ratio)
@@ -165,7 +187,7 @@ def parameter_counts(
   if model.position == 'learned':
     tables += sequence.num_positions
   input_embed = sequence.symbols * d or sequence.input_dim * d + d
-  logits = sequence.targets_per_position * sequence.vocab
+  logits = head_outputs(model, sequence)
   return ParameterCounts(
     linear=model.depth * (attention + mlp + head_scales + 2 * norm),
     adaln=adaln,

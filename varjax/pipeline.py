@@ -181,7 +181,15 @@ class VarPipeline:
     Args:
       labels: int [B]; negative is "no class".
       codes: int [B, h, w] for each scale.
+
+    Raises:
+      ConfigError: the head predicts sub-tokens, not codes.
     """
+    if self.model.spec.head_factors > 1:
+      raise errors.ConfigError(
+        f'model.head_factors={self.model.spec.head_factors}: this model has '
+        'logits of sub-tokens, not of whole codes'
+      )
     labels = self._labels(labels)
     return self._logits(self._weights, labels, self._join(codes))
 

@@ -324,6 +324,8 @@ class ModelSpec:
     position: 'learned' table, 'rotary1d' or 'rotary2d'.
     rotary_base: wavelength factor of the rotary positions.
     bias: of the linear layers of the blocks, LayerNorm and classifier.
+    head_factors: each code is predicted as this many independent sub-tokens
+      of vocab ** (1 / this) values, for large vocabularies; 1 is whole.
     l2_norm: unit-length queries and keys with a learned per-head scale;
       otherwise the softmax scale is softmax_scale / sqrt(head size).
     softmax_scale: 0.25 is upstream's; everyone else has 1.
@@ -350,6 +352,7 @@ class ModelSpec:
   position: str = 'learned'
   rotary_base: float = 10_000.0
   bias: bool = True
+  head_factors: int = 1
   l2_norm: bool = True
   softmax_scale: float = 0.25
   shared_adaln: bool = False

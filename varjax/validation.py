@@ -7,6 +7,7 @@ import itertools
 
 from varjax import errors, tokenizer_rules
 from varjax import spec as specs
+from varjax.params import sub_vocab
 
 
 def validate(run: specs.RunSpec) -> None:
@@ -66,6 +67,12 @@ def validate(run: specs.RunSpec) -> None:
       f'tokenizer.kind={tok.kind!r}: has nothing to train; write it with '
       '`varjax pixel-tokenizer`'
     )
+  if model.head_factors < 1:
+    raise errors.ConfigError(
+      f'model.head_factors={model.head_factors}: must be at least 1'
+    )
+  if run.task == 'generate':
+    sub_vocab(tok.vocab, model.head_factors)
   _check_progressive(run)
   _check_reconstruct(run)
   if run.total.frac:

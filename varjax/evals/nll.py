@@ -42,11 +42,19 @@ def cross_entropy(
 
 
 def wrong(
-  logits: Float[Array, 'B L R V'], targets: Int[Array, 'B L R']
+  logits: Float[Array, 'B L R V'],
+  targets: Int[Array, 'B L R'],
+  factors: int = 1,
 ) -> Float[Array, 'B L']:
-  """Share of a position's codes that are not the top-1 prediction."""
-  top = jnp.argmax(logits, axis=-1)
-  return jnp.mean((top != targets).astype(jnp.float32), axis=-1)
+  """Share of a position's codes that are not the top-1 prediction.
+
+  Args:
+    logits, targets: of codes, or of sub-tokens.
+    factors: sub-tokens of a code; it is wrong if one of them is.
+  """
+  different = jnp.argmax(logits, axis=-1) != targets
+  codes = different.reshape(*different.shape[:-1], -1, factors)
+  return jnp.mean(jnp.any(codes, axis=-1).astype(jnp.float32), axis=-1)
 
 
 def by_scale(

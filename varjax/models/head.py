@@ -8,6 +8,8 @@ Logits are float32.
 
 from __future__ import annotations
 
+import math
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -15,12 +17,16 @@ from jaxtyping import Array, Float
 
 from varjax.models import dense, norm
 from varjax.models.adaln import init_std
+from varjax.params import sub_vocab
 from varjax.spec import ModelSpec
 from varjax.types import Layout
 
 
 class Head(nn.Module):
-  """Hidden states [B, L, D] to logits [B, L, R, V]."""
+  """Hidden states [B, L, D] to logits [B, L, R, V].
+
+  With `head_factors` F, R and V are those of sub-tokens, see `factors`.
+  """
 
   spec: ModelSpec
   layout: Layout
@@ -34,7 +40,7 @@ class Head(nn.Module):
       )
     self.norm = norm.Norm(spec)
     self.logits = _Classifier(
-      self.layout.targets_per_position * self.layout.vocab,
+      math.prod(self._shape),
       std * spec.init_head,
       spec.compute_dtype,
       spec.bias,
@@ -56,8 +62,14 @@ class Head(nn.Module):
     else:
       x = self.norm(x, modulation[:, 0], modulation[:, 1])
     logits = self.logits(x)
-    shape = (self.layout.targets_per_position, self.layout.vocab)
-    return logits.reshape(*logits.shape[:2], *shape)
+    return logits.reshape(*logits.shape[:2], *self._shape)
+
+  @property
+  def _shape(self) -> tuple[int, int]:
+    """Codes of a position, or the sub-tokens of all of them; values."""
+    factors, vocab = self.spec.head_factors, self.layout.vocab
+    values = sub_vocab(vocab, factors)
+    return self.layout.targets_per_position * factors, values
 
 
 class _Classifier(nn.Module):

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from varjax import errors
 from varjax.models import cache as cache_lib
+from varjax.models import factors as factors_lib
 from varjax.models.transformer import Transformer
 from varjax.orders.base import Choice, Given, Order
 from varjax.rng import stream
@@ -34,7 +35,9 @@ class Samples:
 
   codes: jax.Array  # [B, L, R] int32
   features: jax.Array | None  # [B, P, P, C], for the decoder
-  logits: jax.Array  # [B, predicted, R, V], guided and not filtered
+  # [B, predicted, R, V], guided and not filtered; with a factorised head, R
+  # and V are those of the sub-tokens.
+  logits: jax.Array
 
 
 def sample(
@@ -117,6 +120,12 @@ def run(
     raise errors.ConfigError(
       'smooth=True: mixes features of codes, which this order has none of'
     )
+  factors = model.spec.head_factors
+  if smooth and factors > 1:
+    raise errors.ConfigError(
+      f'smooth=True: mixes whole codes, but model.head_factors={factors} '
+      'predicts sub-tokens'
+    )
   batch = labels.shape[0]
   keys = image_keys(rng, batch)
   nobody = model.spec.num_classes
@@ -138,12 +147,12 @@ def run(
     filtered = logits_lib.top_p(logits_lib.top_k(logits, top_k), top_p)
     step_keys = jax.vmap(functools.partial(_step_keys, step=step))(keys)
     drawn = _draw(filtered, step_keys[:, 0], greedy=top_k == 1)
-    chosen = drawn
+    chosen = factors_lib.join(drawn, layout.vocab, factors)
     targets = jnp.broadcast_to(turn.targets, drawn.shape[:2])
     if given is not None:
       keep = jnp.take_along_axis(given.keep, targets, axis=1)[..., None]
       there = jnp.take_along_axis(given.codes, targets[..., None], axis=1)
-      chosen = jnp.where(keep, there, drawn)
+      chosen = jnp.where(keep, there, chosen)
     features = order.embed(quantizer, chosen)
     if smooth:
       if gumbel is None:
@@ -177,6 +186,7 @@ def run(
   )
   codes, features = order.finish(carry[0])
   if codes is None:
+    drawn = factors_lib.join(drawn, layout.vocab, factors)
     codes = _place(drawn, targets, layout.predicted)
   logits = _place(logits, targets, layout.predicted)
   return Samples(codes=codes, features=features, logits=logits)

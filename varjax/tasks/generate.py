@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from varjax import progressive, tokenizers
 from varjax.evals import nll
 from varjax.groups import MAIN, Group
+from varjax.models import factors as factors_lib
 from varjax.models.embed import drop_labels
 from varjax.models.transformer import Transformer
 from varjax.orders import make_order
@@ -99,10 +100,10 @@ class GenerateTask:
     The metrics `loss`, `loss_last` (nats per position, without label
     smoothing) and `err` (share of wrong top-1 codes) are batch means.
     """
-    model = self.run.model
+    model, factors = self.run.model, self.run.model.head_factors
     quantizer, codes = self._codes(frozen, batch)
     keys = jax.random.split(stream(rng, 'order'), codes.shape[0])
-    whole = self.order.example(quantizer, codes, keys)
+    whole = self._example(quantizer, codes, keys)
     example = self._prefix(whole, state)
     labels = drop_labels(
       stream(rng, 'label_drop'),
@@ -122,7 +123,7 @@ class GenerateTask:
     # A stage's weights are for its gradient, not for its metrics.
     weights = whole.weights[:, : plain.shape[1]]
     plain = plain * weights
-    wrong = nll.wrong(logits, example.targets) * weights
+    wrong = nll.wrong(logits, example.targets, factors) * weights
     metrics = {
       'loss': nll.batch_mean(jnp.mean(plain, axis=1), mask),
       'loss_last': nll.batch_mean(self._last(plain), mask),
@@ -141,14 +142,15 @@ class GenerateTask:
       upstream's quirk (`model.label_drop_in_eval`).
     """
     del state
+    factors = self.run.model.head_factors
     quantizer, codes = self._codes(frozen, batch)
-    example = self.order.example(quantizer, codes, self._eval_keys(codes))
+    example = self._example(quantizer, codes, self._eval_keys(codes))
     labels = batch['label']
     if self.run.model.label_drop_in_eval:
       labels = self._drop_per_image(labels, codes)
     logits = self._logits(params, labels, example)
     loss = nll.cross_entropy(logits, example.targets) * example.weights
-    wrong = nll.wrong(logits, example.targets) * example.weights
+    wrong = nll.wrong(logits, example.targets, factors) * example.weights
     nobody = jnp.full_like(labels, self.run.model.num_classes)
     logits = self._logits(params, nobody, example)
     uncond = nll.cross_entropy(logits, example.targets) * example.weights
@@ -224,6 +226,17 @@ class GenerateTask:
     images = batch['image'].astype(jnp.float32) / 127.5 - 1
     codes = tokenizer.encode(frozen['tokenizer'], images)
     return tokenizer.quantizer(frozen['tokenizer']), codes
+
+  def _example(
+    self, quantizer: PyTree, codes: Codes, keys: jax.Array
+  ) -> Example:
+    """Of the order, with targets as the head predicts them."""
+    example = self.order.example(quantizer, codes, keys)
+    vocab = self.order.layout.vocab
+    targets = factors_lib.split(
+      example.targets, vocab, self.run.model.head_factors
+    )
+    return example.replace(targets=targets)
 
   def _logits(
     self,
