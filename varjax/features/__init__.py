@@ -6,7 +6,7 @@ from collections.abc import Callable
 import os
 
 from varjax import errors
-from varjax.features import efficientnet
+from varjax.features import efficientnet, inception
 from varjax.features.base import Features, Network
 
 __all__ = ['NETWORKS', 'Features', 'Network', 'load']
@@ -14,6 +14,7 @@ __all__ = ['NETWORKS', 'Features', 'Network', 'load']
 # Each takes a file of weights, '' for those that come in a package.
 NETWORKS: dict[str, Callable[[str | os.PathLike[str]], Network]] = {
   efficientnet.NAME: efficientnet.load,
+  inception.NAME: inception.load,
 }
 
 

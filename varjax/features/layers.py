@@ -59,7 +59,7 @@ def conv(
   weights: Weights,
   x: Float[Array, 'B H W C'],
   stride: int = 1,
-  padding: str | tuple[tuple[int, int], tuple[int, int]] = 'SAME',
+  padding: str = 'SAME',
 ) -> jax.Array:
   """A dense convolution, channels last."""
   kernel, bias = weights['kernel'], weights['bias']
