@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from varjax import errors
-from varjax.data import builders, folders
+from varjax.data import builders, folders, packed
 from varjax.data.emoji import prepare
 from varjax.spec import DataSpec
 
@@ -51,8 +51,9 @@ def open_source(spec: DataSpec, split: str) -> Source:
 
   Args:
     spec: `name` is 'emoji' (built in; prepared below `data_dir` or the cache
-      on first use), 'folder' (`data_dir`/<split>/<class>/<image files>), or
-      a tfds dataset that has been prepared as array_record files. No network
+      on first use), 'folder' (`data_dir`/<split>/<class>/<image files>),
+      'npz' (`data_dir` is the path of a packed archive, see `packed`), or a
+      tfds dataset that has been prepared as array_record files. No network
       is used.
     split: 'train' or 'validation'; `spec.train_split` and `spec.val_split`
       say what these are called in the data.
@@ -68,11 +69,13 @@ def open_source(spec: DataSpec, split: str) -> Source:
       f'split {split!r} is unknown; allowed: {", ".join(SPLITS)}'
     )
   stored = spec.train_split if split == 'train' else spec.val_split
-  source: folders.FolderSource | builders.BuilderSource
+  source: folders.FolderSource | builders.BuilderSource | packed.PackedSource
   if spec.name == 'folder':
     source = folders.open_folder(
       spec.data_dir, stored, spec.train_split, spec.num_classes
     )
+  elif spec.name == 'npz':
+    source = packed.open_packed(spec.data_dir, stored, spec.num_classes)
   elif spec.name == 'emoji':
     folder = prepare.prepare(prepare.cache_dir(spec.data_dir))
     source = builders.BuilderSource(str(folder), stored, spec.num_classes)

@@ -8,7 +8,6 @@ duplicates, are always in the same split.
 from __future__ import annotations
 
 from collections.abc import Iterator
-import hashlib
 import importlib.resources
 import io
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 from PIL import Image
 import tensorflow_datasets as tfds
 
-_VALIDATION_PERCENT = 10
+from varjax.data.emoji import code_points
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
@@ -56,7 +55,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     tables = load()
     packed, offsets = tables['webp'].tobytes(), tables['offsets']
     for index, emoji in enumerate(tables['emoji'].tolist()):
-      if split_of(emoji) != split:
+      if code_points.split_of(emoji) != split:
         continue
       style = str(tables['styles'][tables['style'][index]])
       key = f'{emoji}/{style}'
@@ -72,18 +71,6 @@ class Builder(tfds.core.GeneratorBasedBuilder):
           'style': style,
         },
       )
-
-
-def split_of(emoji: str) -> str:
-  """The split of a code point sequence such as '1F600' or '2764-FE0F'.
-
-  The variation selector FE0F does not change which emoji it is, and is
-  left out of the hash.
-  """
-  base = '-'.join(part for part in emoji.split('-') if part != 'FE0F')
-  digest = hashlib.sha256(base.encode()).digest()
-  percent = int.from_bytes(digest[:8], 'little') % 100
-  return 'validation' if percent < _VALIDATION_PERCENT else 'train'
 
 
 def load() -> dict[str, np.ndarray]:
