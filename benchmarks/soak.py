@@ -115,11 +115,7 @@ def run_round(
       break
     scene.relaunch()
   said = scene.everything_said()
-  try:
-    found = results(sweep_dir)
-  except (OSError, ValueError, KeyError, StopIteration) as error:
-    said += f'\nno results: {error!r}'
-    found = {'records': []}
+  found = results(sweep_dir)
   verdict = judge(found, calm)
   restarts = len(re.findall(r'^--- attempt', said, re.M)) - 2
   rows = [
@@ -135,9 +131,10 @@ def run_round(
   if all(row['ok'] for row in rows):
     shutil.rmtree(sweep_dir)
   else:
-    kept = world.root / f'bad-{seed}-{number}'
-    print(f'not as it should be, kept in {kept}:\n{said}')
-    shutil.copytree(sweep_dir, kept, dirs_exist_ok=True)
+    print(f'{sweep_dir}: kept, it is not as it should be:\n{said}')
+    for path in (sweep_dir,):
+      shutil.copytree(path, world.root / f'bad-{seed}-{number}',
+                      dirs_exist_ok=True)  # fmt: skip
     shutil.rmtree(sweep_dir)
   return rows
 

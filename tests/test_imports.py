@@ -22,8 +22,7 @@ LAYERS = (
     'coerce', 'validation', 'config', 'sweep', 'identity', 'records',
     'evaluations',
     'schedule', 'progressive', 'params', 'tokenizer_costs', 'tokenizer_rules',
-    'flops', 'families', 'decode_costs', 'memory', 'devices', 'topology',
-    'roofline', 'workdir', 'clock',
+    'flops', 'memory', 'devices', 'topology', 'roofline', 'workdir', 'clock',
     'window', 'signals', 'progress', 'checksum', 'compilation', 'profiler',
     'replica_groups', 'collectives',
   ),
@@ -32,10 +31,12 @@ LAYERS = (
     'data', 'tokenizers',
   ),
   # Evaluators are pure functions of arrays: tasks call them in `eval_fn`.
-  ('orders', 'models', 'evals', 'losses', 'discriminators'),
+  ('orders', 'models', 'evals', 'discriminators'),
   ('sampling',),
   # Feature networks read weights through interop; losses may use them.
-  ('tasks', 'pipeline', 'interop', 'features', 'backbones'),
+  (
+    'tasks', 'pipeline', 'interop', 'features', 'losses', 'backbones',
+  ),
   ('inputs', 'warmstart', 'runs', 'evaluate', 'recording', 'scoring'),
   ('step',),
   ('train', 'artifacts', 'aot'),

@@ -10,16 +10,16 @@ from __future__ import annotations
 import functools
 import os
 
-from varjax import features
 from varjax.discriminators import vit
-from varjax.features.base import Network, hash_arrays
+from varjax.features.base import hash_arrays
 from varjax.interop import pth
+from varjax.losses.perceptual import PERCEPTUAL, Perceptual
 from varjax.spec import AdversarialSpec, PerceptualSpec, RunSpec
 from varjax.types import PyTree
 
 
 @functools.cache
-def perceptual_network(spec: PerceptualSpec) -> Network | None:
+def perceptual_network(spec: PerceptualSpec) -> Perceptual | None:
   """The network of the perceptual loss, None without one.
 
   Raises:
@@ -27,7 +27,7 @@ def perceptual_network(spec: PerceptualSpec) -> Network | None:
   """
   if not spec.backbone:
     return None
-  return features.load(spec.backbone, os.path.expanduser(spec.weights))
+  return PERCEPTUAL[spec.backbone](os.path.expanduser(spec.weights))
 
 
 @functools.cache

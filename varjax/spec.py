@@ -51,9 +51,10 @@ class DataSpec:
   """Which images, and how they become square crops (official VAR data code).
 
   Attributes:
-    name: 'emoji' (built in), 'folder', or the name of a tfds builder.
-    data_dir: folder of class folders, or the tfds data directory
-      ('' uses the tfds default).
+    name: 'emoji' (built in), 'folder', 'npz' (images packed into one file),
+      or the name of a tfds builder.
+    data_dir: folder of class folders, path of the packed file, or the tfds
+      data directory ('' uses the tfds default).
     resolution: side of the crop in pixels.
     train_split, val_split: tfds split names, or sub-folders.
     resize_ratio: shorter side is resized to round(ratio * resolution).
@@ -204,9 +205,10 @@ class PerceptualSpec:
   """The perceptual loss of stage 1, and its metric in evaluations.
 
   Attributes:
-    backbone: key of `features.NETWORKS`; '' is no such loss.
+    backbone: key of `losses.perceptual.PERCEPTUAL`; '' is no such loss.
     weights: file with the backbone's weights, for one that ships in no
-      package. Its content, not its path, is part of the run id.
+      package ('lpips_vgg16' also takes two, VGG,LINEAR). Its content, not
+      its path, is part of the run id.
     weight: of the loss; 0 only measures the distance.
     resolution: side that images are resized to first; 0 leaves them.
   """
@@ -295,8 +297,6 @@ class OrderSpec:
     context: how the set-wise order shows earlier sets to later ones,
       'shifted' or 'separate'.
     given: positions before the first set that are shown and not predicted.
-    splits: sequential sets of each scale, in the split-scale order; () is
-      one each.
     mask_ratio: how many positions the masked order hides in training,
       'cosine' or 'uniform'.
     turns: forward passes of the masked order's decoding; temperature: of
@@ -308,7 +308,6 @@ class OrderSpec:
   sets: tuple[int, ...] = ()
   context: str = 'shifted'
   given: int = 0
-  splits: tuple[int, ...] = ()
   mask_ratio: str = 'cosine'
   turns: int = _not_identity(8)
   temperature: float = _not_identity(4.5)

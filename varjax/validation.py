@@ -109,7 +109,7 @@ def _check_reconstruct(run: specs.RunSpec) -> None:
   _one_of(
     'reconstruct.perceptual.backbone',
     perceptual.backbone,
-    ('', 'efflite0', 'lpips_vgg'),
+    ('', 'efflite0', 'lpips_vgg16'),
   )
   _one_of(
     'reconstruct.adversarial.discriminator',
@@ -139,7 +139,7 @@ def _check_reconstruct(run: specs.RunSpec) -> None:
     'reconstruct.adversarial.optim.warmup', gan.optim.warmup, required=False
   )
   for section, chosen, needing in (
-    ('perceptual', perceptual.backbone, 'lpips_vgg'),
+    ('perceptual', perceptual.backbone, 'lpips_vgg16'),
     ('adversarial', gan.discriminator, 'dino'),
   ):
     weights = getattr(spec, section).weights

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, UInt8
 
 from varjax import backbones
 from varjax import rng as rngs
-from varjax.evals import perceptual, recon, ssim
+from varjax.evals import recon, ssim
 from varjax.groups import MAIN, Group
 from varjax.losses import adaptive
 from varjax.schedule import Steps
@@ -262,14 +262,14 @@ class ReconstructTask:
     assert network is not None
     side = spec.resolution or images.shape[1]
 
-    def maps(x: jax.Array) -> tuple[jax.Array, ...]:
+    def prepare(x: jax.Array) -> jax.Array:
       shape = (x.shape[0], side, side, 3)
       if x.shape != shape:
         x = jax.image.resize(x, shape, 'bilinear')
-      return network.forward(frozen['perceptual'], 127.5 * (x + 1)).maps
+      return 127.5 * (x + 1)
 
-    return perceptual.distance(
-      jax.lax.stop_gradient(maps(images)), maps(output)
+    return network.distance(
+      frozen['perceptual'], prepare(images), prepare(output)
     )
 
   def _adversarial(
