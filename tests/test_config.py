@@ -68,6 +68,11 @@ def test_bad_override_names_the_key(key, value, said):
     ({'tokenizer.scales': ()}, 'at least one scale'),
     ({'data.resolution': 36}, 'multiple of 8'),
     ({'model.heads': 7}, 'must divide model.width'),
+    ({'model.head_factors': 5}, 'to the power of 5'),
+    (
+      {'tokenizer.kind': 'vq', 'tokenizer.scales': (4,)},
+      'only tokenizer.kind=msvq has',
+    ),
     ({'optim.accumulate': 5}, 'must divide batch_size'),
     ({'tokenizer.norm_groups': 33}, 'norm_groups'),
     ({'total.frac': 0.5}, 'share of itself'),

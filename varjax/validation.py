@@ -9,6 +9,9 @@ from varjax import errors, tokenizer_rules
 from varjax import spec as specs
 from varjax.params import sub_vocab
 
+# Orders whose inputs are the features of a multi-scale quantizer.
+_READ_SCALES = ('scale', 'split')
+
 
 def validate(run: specs.RunSpec) -> None:
   """Refuses combinations that cannot run, before anything is compiled.
@@ -73,6 +76,11 @@ def validate(run: specs.RunSpec) -> None:
     )
   if run.task == 'generate':
     sub_vocab(tok.vocab, model.head_factors)
+    if run.order.name in _READ_SCALES and tok.kind != 'msvq':
+      raise errors.ConfigError(
+        f'order.name={run.order.name!r}: reads the features of scales, which '
+        f'only tokenizer.kind=msvq has, not {tok.kind!r}'
+      )
   _check_progressive(run)
   _check_reconstruct(run)
   if run.total.frac:

@@ -236,3 +236,25 @@ def test_rq_is_straight_through_with_cumulative_commitment():
   sums = quantizer.partial_sums(quantizer.encode(f))
   expected = sum(0.25 * 2 * (f - total) / f.size for total in sums) / 3
   np.testing.assert_allclose(slope, expected, atol=1e-7)
+
+
+def test_flops_differ_by_what_is_looked_up():
+  """All else is the same network, so kinds differ by 2 C V for each code."""
+
+  def work(kind, what, **changes):
+    spec = cases.spec(kind, code_dim=6, **changes)
+    return flops.tokenizer_flops_per_image(spec, what)
+
+  free = {what: work('lfq', what, vocab=64) for what in ('encode', 'train')}
+  lookup = 2 * 6 * 100 * 6  # 6 positions, 100 codes of 6 channels
+  for what, without in free.items():
+    assert work('vq', what, vocab=100) == without + lookup
+    stack = work('rq', what, vocab=100, codes_per_position=3)
+    assert stack == without + 3 * lookup
+    assert work('bsq', what, vocab=64) == without
+  # The penalty of a learned codebook forms all distances, and their slopes.
+  penalised = work('vq', 'train', vocab=100, entropy=0.1)
+  assert penalised == free['train'] + lookup + 3 * lookup
+  assert work('lfq', 'train', vocab=64, entropy=0.1) == free['train']
+  assert work('vq', 'decode', vocab=100) == work('lfq', 'decode', vocab=64)
+  assert work('vq', 'features', vocab=100) == 0
