@@ -14,10 +14,11 @@ import math
 
 from varjax import errors
 from varjax.params import (
+  Sequence,
   head_outputs,
   hidden_width,
   parameter_counts,
-  sequence_of,
+  scale_sequence,
 )
 from varjax.spec import MeshSpec, RunSpec
 from varjax.tokenizer_costs import (
@@ -78,15 +79,19 @@ def mesh_shape(mesh: MeshSpec, devices: int) -> tuple[int, int, int]:
   return sizes[0], sizes[1], sizes[2]
 
 
-def memory_estimate(run: RunSpec, devices: int | None = None) -> MemoryEstimate:
+def memory_estimate(
+  run: RunSpec, devices: int | None = None, sequence: Sequence | None = None
+) -> MemoryEstimate:
   """Bytes on one device while `run` trains on `devices` devices.
 
   Args:
     run: the run; its mesh, batch, remat policy and types are what count.
     devices: over all hosts; the fewest that the mesh allows by default.
+    sequence: of the run's order; only next-scale needs none.
 
   Raises:
-    ConfigError: the mesh does not fit the devices.
+    ConfigError: the mesh does not fit the devices, or the order is another
+      and has no sequence.
   """
   if devices is None:
     devices = math.prod(size for size in _sizes(run.mesh) if size != -1)
@@ -98,12 +103,13 @@ def memory_estimate(run: RunSpec, devices: int | None = None) -> MemoryEstimate:
     activations = _tokenizer_activations(run, images)
     logits, copy, frozen = 0, 0, 0
   else:
-    weights = _weights(run, fsdp, tensor)
+    sequence = sequence or scale_sequence(run)
+    weights = _weights(run, sequence, fsdp, tensor)
     compute = _BYTES[run.model.compute_dtype]
     copy = 0 if compute == _FLOAT32 else compute * weights
-    activations = _block_activations(run, images, tensor)
-    rows = images * sequence_of(run.tokenizer).positions
-    values = head_outputs(run.model, sequence_of(run.tokenizer))
+    activations = _block_activations(run, sequence, images, tensor)
+    rows = images * sequence.positions
+    values = head_outputs(run.model, sequence)
     logits = rows * (values // tensor) * (2 * _FLOAT32 + compute)
     frozen = 0
     if run.input == 'images':
@@ -127,18 +133,20 @@ def _sizes(mesh: MeshSpec) -> list[int]:
   return [mesh.data, mesh.fsdp, mesh.tensor]
 
 
-def _weights(run: RunSpec, fsdp: int, tensor: int) -> int:
+def _weights(run: RunSpec, sequence: Sequence, fsdp: int, tensor: int) -> int:
   """Weights on one device: blocks and head are split by both axes.
 
   AdaLN and the tables are split by fsdp alone: sharding their output
   dimension would make every block gather it.
   """
-  counts = parameter_counts(run.model, run.tokenizer)
+  counts = parameter_counts(run.model, sequence)
   both = counts.linear + counts.head
   return math.ceil(both / (fsdp * tensor) + (counts.total - both) / fsdp)
 
 
-def _block_activations(run: RunSpec, images: int, tensor: int) -> int:
+def _block_activations(
+  run: RunSpec, sequence: Sequence, images: int, tensor: int
+) -> int:
   """Bytes that the blocks keep, by remat policy.
 
   Attention is taken to be fused, so that no [L, L] logits are kept.
@@ -163,8 +171,7 @@ def _block_activations(run: RunSpec, images: int, tensor: int) -> int:
     'dots': model.depth * (products + d * c) + everything,
     'full': model.depth * d * c + everything,
   }
-  positions = images * sequence_of(run.tokenizer).positions
-  return positions * kept[model.remat]
+  return images * sequence.positions * kept[model.remat]
 
 
 def _tokenizer_activations(run: RunSpec, images: int) -> int:

@@ -12,7 +12,7 @@ import dataclasses
 import itertools
 
 from varjax import errors
-from varjax.spec import ModelSpec, TokenizerSpec
+from varjax.spec import ModelSpec, RunSpec, TokenizerSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +140,20 @@ def head_outputs(model: ModelSpec, sequence: Sequence) -> int:
   """Logits of one row."""
   values = sub_vocab(sequence.vocab, model.head_factors)
   return sequence.targets_per_position * model.head_factors * values
+
+
+def scale_sequence(run: RunSpec) -> Sequence:
+  """The sequence of a run in next-scale order, the one known without JAX.
+
+  Raises:
+    ConfigError: the run has another order; `orders.sequence_of` knows it.
+  """
+  if run.order.name != 'scale':
+    raise errors.ConfigError(
+      f'order.name={run.order.name!r}: only next-scale runs are planned and '
+      "counted without JAX; use order.name='scale'"
+    )
+  return sequence_of(run.tokenizer)
 
 
 def hidden_width(model: ModelSpec) -> int:

@@ -147,6 +147,12 @@ class VarPipeline:
     return self.model.spec.num_classes
 
   @property
+  def mixes(self) -> bool:
+    """Whether `smooth` sampling is possible: codes have features to mix."""
+    features = self.order.layout.input_kind == 'features'
+    return features and self.model.spec.head_factors == 1
+
+  @property
   def grids(self) -> tuple[tuple[int, int], ...]:
     """(height, width) of each scale."""
     return self.tokenizer.code_spec.grids

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from varjax import flops
+from varjax import flops, params
 from varjax import spec as specs
 from varjax.schedule import Steps
 
@@ -92,6 +92,9 @@ def work(
     done: updates made.
     sequence: of the run's order; only next-scale needs none, and only it
       has stages.
+
+  Raises:
+    ConfigError: another order without its sequence.
   """
   if sequence is not None and not run.progressive.share:
     images = min(done, steps.total) * run.batch_size
@@ -101,6 +104,8 @@ def work(
       total=images * per_image.total,
       body=images * per_image.body,
     )
+  if sequence is None:
+    params.scale_sequence(run)  # Refuses other orders.
   tokens = total = body = 0
   for stage in stages(run, steps):
     images = max(0, min(done, stage.stop) - stage.start) * run.batch_size

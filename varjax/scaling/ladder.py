@@ -12,6 +12,7 @@ import dataclasses
 from typing import Protocol
 
 from varjax import errors, flops
+from varjax.params import scale_sequence
 from varjax.spec import RunSpec
 
 
@@ -78,8 +79,10 @@ def of_run(base: RunSpec, rungs: Sequence[int] = ()) -> Ladder:
   """The family that a run belongs to: its width / depth and head size.
 
   Raises:
-    ConfigError: width is not a multiple of the depth, so there is no rule.
+    ConfigError: width is not a multiple of the depth, so there is no rule;
+      or an order whose sequence is not known here.
   """
+  scale_sequence(base)
   model = base.model
   if model.width % model.depth or model.width % model.heads:
     raise errors.ConfigError(
@@ -101,6 +104,8 @@ def of_runs(runs: Sequence[RunSpec]) -> Ladder:
   """
   if not runs:
     raise errors.ConfigError('no complete transformer run with a config')
+  for run in runs:
+    scale_sequence(run)
   base = max(
     runs, key=lambda r: flops.parameter_counts(r.model, r.tokenizer).body
   )

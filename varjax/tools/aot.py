@@ -24,6 +24,7 @@ from varjax import errors, topology
 from varjax.aot import cache, search, target
 from varjax.aot import report as reports
 from varjax.aot.compiled import Compiled
+from varjax.params import scale_sequence
 from varjax.spec import MeshSpec, RunSpec
 from varjax.tools import arguments
 from varjax.topology import Topology
@@ -45,6 +46,8 @@ def main(argv: list[str]) -> int:
   if args.mesh:
     overrides |= mesh_overrides(args.mesh)
   run = arguments.load_run(args.config, overrides)
+  if run.task == 'generate':
+    scale_sequence(run)  # The roofline knows no other order yet.
   if args.search:
     return _search(args, run, slice_)
   result = ask(run, slice_)

@@ -23,9 +23,13 @@ def describe(run: specs.RunSpec) -> str:
   except errors.ConfigError as error:
     resolved, steps = None, 0
     missing = (*missing, str(error))
-  rows = _transformer(run, resolved) if run.task == 'generate' else []
+  sequence = None
+  rows = []
+  if run.task == 'generate':
+    sequence = sequence_of(run)
+    rows = _transformer(run, resolved, sequence)
   rows += _tokenizer(run, steps)
-  estimate = memory.memory_estimate(run)
+  estimate = memory.memory_estimate(run, sequence=sequence)
   rows += [
     ('updates', f'{steps:,}' if steps else 'unknown'),
     ('images seen', f'{steps * run.batch_size:,}' if steps else 'unknown'),
@@ -44,11 +48,20 @@ def describe(run: specs.RunSpec) -> str:
   return '\n'.join(lines)
 
 
+def sequence_of(run: specs.RunSpec) -> flops.Sequence:
+  """The sequence of a run's order; orders but next-scale need JAX."""
+  if run.order.name == 'scale':
+    return flops.sequence_of(run.tokenizer)
+  from varjax import orders
+
+  return orders.sequence_of(run.order, run.tokenizer)
+
+
 def _transformer(
-  run: specs.RunSpec, steps: schedule.Steps | None
+  run: specs.RunSpec, steps: schedule.Steps | None, sequence: flops.Sequence
 ) -> list[tuple[str, str]]:
-  counts = flops.parameter_counts(run.model, run.tokenizer)
-  work = flops.train_flops_per_image(run.model, run.tokenizer)
+  counts = flops.parameter_counts(run.model, sequence)
+  work = flops.train_flops_per_image(run.model, sequence)
   rows = [
     ('parameters', f'{counts.total:,}'),
     ('  body', f'{counts.body:,} (of these AdaLN {counts.adaln:,})'),
@@ -56,7 +69,7 @@ def _transformer(
     ('training FLOPs per image', f'{work.total:.4g}'),
   ]
   if steps:
-    total = progressive.work(run, steps, steps.total).total
+    total = progressive.work(run, steps, steps.total, sequence).total
     rows.append(('training FLOPs', f'{total:.4g}'))
   return rows
 

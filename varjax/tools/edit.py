@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
     'cfg': args.cfg,
     'top_k': args.top_k,
     'top_p': args.top_p,
-    'smooth': args.smooth,
+    'smooth': pipe.mixes if args.smooth is None else args.smooth,
   }
   if args.mode == 'superres':
     images, _ = pipe.super_resolve(
@@ -115,8 +115,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
   parser.add_argument(
     '--smooth',
     action=argparse.BooleanOptionalAction,
-    default=True,
-    help='smooth sampling',
+    help='smooth sampling; on by default where the order has features to mix',
   )
   parser.add_argument('--seed', type=int, default=0)
   parser.add_argument('--tokenizer', default='', help='if it has moved')

@@ -9,6 +9,7 @@ import shlex
 from varjax import errors, flops, progressive, schedule
 from varjax import spec as specs
 from varjax.launch import collect, manifest, plan, table
+from varjax.tools import dry_run
 
 # ImageNet-1k, to turn epochs into updates when the data is not at hand.
 _KNOWN_IMAGES = {'imagenet2012': 1_281_167}
@@ -78,7 +79,7 @@ def _cells(
 ) -> dict[str, str]:
   trial, run = item.trial, item.spec
   if run.task == 'generate':
-    counts = flops.parameter_counts(run.model, run.tokenizer)
+    counts = flops.parameter_counts(run.model, dry_run.sequence_of(run))
     sizes = {'params': f'{counts.total:,}', 'body': f'{counts.body:,}'}
   else:
     counts = flops.tokenizer_parameter_counts(run.tokenizer)
@@ -110,7 +111,8 @@ def _train_flops(run: specs.RunSpec, images: int) -> float | None:
   if steps is None:
     return None
   if run.task == 'generate':
-    return float(progressive.work(run, steps, steps.total).total)
+    sequence = dry_run.sequence_of(run)
+    return float(progressive.work(run, steps, steps.total, sequence).total)
   per_image = flops.tokenizer_flops_per_image(run.tokenizer, 'train')
   return float(per_image) * steps.total * run.batch_size
 
