@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 FILE = 'evaluations.jsonl'
-KINDS = ('samples', 'reconstructions')
+KINDS = ('samples', 'reconstructions', 'codelength')
 # Of a run's evaluations, those that stand for the run in tables.
 PROTOCOL, SWEEP, PERIODIC = 'protocol', 'sweep', 'periodic'
 ROLES = (PROTOCOL, SWEEP, PERIODIC)

@@ -16,9 +16,11 @@ import numpy as np
 
 from varjax.evals import moments, perceptual, recon, ssim
 from varjax.features import Network
+from varjax.features.lpips import Lpips
 from varjax.scoring import scores, statistics
 from varjax.scoring.images import ImageSet
 from varjax.scoring.statistics import Extractor, Report
+from varjax.types import PyTree
 
 # uint8 [n, H, W, 3] -> uint8 [n, H, W, 3]
 Reconstruct = Callable[[np.ndarray], np.ndarray]
@@ -30,6 +32,7 @@ def evaluate(
   extract: Extractor,
   *,
   options: scores.Options | None = None,
+  metric: Lpips | None = None,
   cache: str = '',
   label: str = 'reconstructions',
   report: Report = lambda *_: None,
@@ -43,15 +46,17 @@ def evaluate(
     extract: the feature network.
     options: of the set scores, which keep their names with an 'r' before
       them ('rfd_efflite0').
+    metric: also judges pairs by LPIPS.
     cache: of the statistics of `images`, see `statistics.keep`.
     label: what the reconstructions are, for people.
     report: told (images done, images).
 
   Returns:
     Scores with 'psnr_db', 'ssim' (from 11 pixels on) and the perceptual
-    distance 'pd_NETWORK', each with its standard error over images.
+    distance 'pd_NETWORK' (and 'lpips'), each with its standard error over
+    images.
   """
-  pairs = _Pairs(extract.network, images.size)
+  pairs = _Pairs(extract.network, metric, images.size)
 
   def batches(size: int, first: int, step: int) -> Iterator[np.ndarray]:
     for batch in images.batches(size, first, step):
@@ -80,12 +85,16 @@ def evaluate(
 class _Pairs:
   """Means over pairs, with standard errors, over all processes."""
 
-  def __init__(self, network: Network, size: tuple[int, int]):
+  def __init__(
+    self, network: Network, metric: Lpips | None, size: tuple[int, int]
+  ):
     self._names = ['psnr_db', scores.name_of('pd', network.name)]
     if min(size) >= ssim.WINDOW:
       self._names.append('ssim')
-    self._compare = jax.jit(functools.partial(_compare, network))
-    self._params = network.params
+    if metric is not None:
+      self._names.append('lpips')
+    self._compare = jax.jit(functools.partial(_compare, network, metric))
+    self._params = (network.params, metric.params if metric else None)
     self._moments = moments.Moments.empty(len(self._names))
 
   def add(self, images: np.ndarray, given: np.ndarray, count: int) -> None:
@@ -103,10 +112,14 @@ class _Pairs:
 
 
 def _compare(
-  network: Network, params, images: jax.Array, given: jax.Array
+  network: Network,
+  metric: Lpips | None,
+  params: PyTree,
+  images: jax.Array,
+  given: jax.Array,
 ) -> dict[str, jax.Array]:
   images, given = images.astype(np.float32), given.astype(np.float32)
-  maps = [network.forward(params, x).maps for x in (images, given)]
+  maps = [network.forward(params[0], x).maps for x in (images, given)]
   a, b = images / 127.5 - 1, given / 127.5 - 1
   values = {
     'psnr_db': recon.psnr(a, b),
@@ -114,4 +127,6 @@ def _compare(
   }
   if min(images.shape[1:3]) >= ssim.WINDOW:
     values['ssim'] = ssim.ssim(a, b)
+  if metric is not None:
+    values['lpips'] = metric.distance(params[1], images, given)
   return values

@@ -19,8 +19,10 @@ import numpy as np
 
 from varjax import errors, evaluations, identity
 from varjax.evaluations import EvaluationRecord
+from varjax.features.lpips import Lpips
 from varjax.pipeline import VarPipeline
 from varjax.scoring import images, reconstructions, samples, scores
+from varjax.scoring.codelength import CodeLength
 from varjax.scoring.samples import Request
 from varjax.scoring.statistics import Extractor, Report, Statistics
 from varjax.tokenizers.artifact import TrainedTokenizer
@@ -118,6 +120,7 @@ def evaluate_tokenizer(
   options: scores.Options,
   *,
   role: str = evaluations.PROTOCOL,
+  metric: Lpips | None = None,
   report: Report = lambda *_: None,
 ) -> EvaluationRecord:
   """Reconstructs, scores and records.
@@ -128,6 +131,7 @@ def evaluate_tokenizer(
     found: images of its resolution.
     extract, options: what scores them.
     role: see `evaluations.ROLES`.
+    metric: also judges pairs by LPIPS.
     report: told (images done, images).
 
   Raises:
@@ -140,10 +144,13 @@ def evaluate_tokenizer(
     found,
     extract,
     options=options,
+    metric=metric,
     label=f'reconstructions of {trained.id}',
     report=report,
   )
   settings = {'tokenizer_id': trained.id} | _scoring(options, found.count)
+  if metric is not None:
+    settings['lpips'] = metric.identity
   record = record_of(result, weights, 'reconstructions', role, settings)
   if jax.process_index() == 0:
     evaluations.append(weights.home / evaluations.FILE, record)
@@ -176,7 +183,7 @@ def record_of(
   return EvaluationRecord(
     run_id=weights.run_id,
     steps=weights.steps,
-    date=datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+    date=_now(),
     kind=kind,
     role=role,
     values=found.values,
@@ -191,6 +198,32 @@ def record_of(
     warnings=list(found.warnings),
     code_version=identity.code_version(),
   )
+
+
+def record_code_length(found: CodeLength, weights: Weights) -> None:
+  """Adds the bits per dimension of a run to its evaluations."""
+  if jax.process_index() != 0:
+    return
+  record = EvaluationRecord(
+    run_id=weights.run_id,
+    steps=weights.steps,
+    date=_now(),
+    kind='codelength',
+    values={
+      'bits_per_dim_bound': found.total,
+      'bits_per_dim_codes': found.codes,
+      'bits_per_dim_residual': found.residual,
+    },
+    errors={'bits_per_dim_bound': found.error},
+    images=found.images,
+    settings={'prior': found.prior, 'residual': found.family},
+    code_version=identity.code_version(),
+  )
+  evaluations.append(weights.home / evaluations.FILE, record)
+
+
+def _now() -> str:
+  return datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
 
 
 def _scoring(options: scores.Options, count: int) -> dict[str, Any]:

@@ -8,13 +8,19 @@ reconstructions, a sample .npz, a folder, or an official checkpoint.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from varjax import config, errors
+from varjax import spec as specs
 from varjax.tools import arguments, eval_images
+
+if TYPE_CHECKING:
+  from varjax.evaluate import Evaluation
+  from varjax.workdir import Workdir
 
 _EXAMPLES = """
 examples:
@@ -44,12 +50,21 @@ def main(argv: list[str]) -> int:
   subject.add_argument('--workdir', default='', help='of a run, or of a sweep')
   subject.add_argument('--run', default='', help='name of a run of the sweep')
   subject.add_argument('--tokenizer', default='', help='if it has moved')
+  subject.add_argument(
+    '--bits',
+    action='store_true',
+    help='also bound the bits per dimension of tokenizer and prior together',
+  )
   parser.add_argument(
     '--out', help='also write the result as JSON; of a sweep, all points'
   )
   eval_images.add_arguments(parser, subject)
   args = parser.parse_args(argv)
   if args.samples or args.vae or args.var or args.reference:
+    if args.bits:
+      raise errors.ConfigError(
+        '--bits: is of a validation split; leave --reference out'
+      )
     if overrides:
       raise errors.ConfigError(
         'overrides of the config have no meaning beside --reference'
@@ -100,9 +115,42 @@ def _validate(args: argparse.Namespace, overrides: dict[str, Any]) -> int:
   print(f'run {values["run_id"]}, update {step}, {result.images} images')
   for key, value in sorted(result.mean.items()):
     print(f'  {key:14} {_text(value, result.sem[key])}')
+  if args.bits:
+    values['bits_per_dim'] = _bits(run, workdir, step, result, args.tokenizer)
   if args.out:
     write_json(pathlib.Path(args.out), values)
   return 0
+
+
+def _bits(
+  run: specs.RunSpec,
+  workdir: Workdir,
+  step: int,
+  result: Evaluation,
+  tokenizer_dir: str,
+) -> dict[str, Any]:
+  """Measures, prints and records the bits per dimension."""
+  from varjax.scoring import codelength, subjects
+  from varjax.tokenizers import artifact
+
+  if run.task == 'generate':
+    trained = artifact.load(tokenizer_dir or run.tokenizer_dir)
+    # Where the data is now is known to the run, not to the tokenizer.
+    trained = dataclasses.replace(trained, data=run.data)
+    found = codelength.of_run(run, trained, result)
+  else:
+    trained = artifact.load(workdir.path)
+    found = codelength.of_tokenizer(dataclasses.replace(trained, data=run.data))
+  print(
+    f'  bits per dimension, at most {found.total:.4f} ± {found.error:.4f}: '
+    f'codes {found.codes:.4f} ({found.prior} prior), residual '
+    f'{found.residual:.4f} ({found.family})'
+  )
+  if found.label:
+    print(f'  the class label, if it is to be sent, costs {found.label:.4f}')
+  weights = subjects.Weights(workdir.run_id(), step, workdir.path)
+  subjects.record_code_length(found, weights)
+  return dataclasses.asdict(found) | {'total': found.total}
 
 
 def _text(mean: np.ndarray, sem: np.ndarray) -> str:

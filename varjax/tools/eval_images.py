@@ -46,6 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser, subject: Any) -> None:
   group.add_argument('--data_dir', default='', help='of a dataset')
   arguments.add_features(group)
   group.add_argument(
+    '--lpips',
+    default='',
+    help='weights of LPIPS-VGG16, one file or VGG,LINEAR; judges the '
+    'reconstructions of a tokenizer too',
+  )
+  group.add_argument(
     '--force',
     action='store_true',
     help='give a Frechet distance although there are too few images',
@@ -200,6 +206,7 @@ def _score_tokenizer(
   weights: Weights,
   data: DataSpec,
 ) -> int:
+  from varjax.features import lpips
   from varjax.scoring import reference, subjects, table
   from varjax.tokenizers import artifact
 
@@ -215,6 +222,7 @@ def _score_tokenizer(
     found,
     extract,
     _options(args),
+    metric=lpips.load(args.lpips) if args.lpips else None,
     report=lambda done, total: told(done, total, 'images reconstructed'),
   )
   print(table.of_record(record))
