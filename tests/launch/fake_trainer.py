@@ -38,12 +38,17 @@ def main():
     return 0
   if name == 'killed':
     os.kill(os.getpid(), signal.SIGKILL)
-  if name == 'gang':
+  if name in ('gang', 'halved'):
     told = {k: v for k, v in os.environ.items() if k.startswith('JAX_')}
     rank = told.get('JAX_PROCESS_ID', '0')
     text = ' '.join(f'{k}={v}' for k, v in told.items())
     (workdir / f'gang-{rank}.env').write_text(text)
     if rank != '0':
+      if name == 'halved' and not (workdir / 'died').exists():
+        while not (workdir / 'progress.json').exists():
+          time.sleep(0.01)
+        (workdir / 'died').touch()
+        os.kill(os.getpid(), signal.SIGKILL)
       return 0
   return train(workdir, options)
 

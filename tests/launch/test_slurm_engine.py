@@ -65,6 +65,31 @@ def test_submitit_s_local_executor_judges_like_the_local_engine(
   assert log.read_text().endswith('sweep ladder\n')
 
 
+def test_a_trial_that_loses_one_of_two_processes_starts_again_as_a_whole(
+  bench, tmp_path, capsys, monkeypatch
+):
+  monkeypatch.setenv('FAKE_STEP_S', '0.3')
+  assert bench.run(
+    bench.named('halved'), tmp_path, '--engine=slurm',
+    '--submitit_cluster=local', '--processes=2',
+  ) == 0  # fmt: skip
+  out = capsys.readouterr().out
+  assert out.count('start halved') == 2
+  assert 'retry halved in 0 s: killed by SIGKILL' in out
+  [workdir] = tmp_path.glob('trials/halved-*')
+  told = [
+    dict(line.split('=') for line in path.read_text().split())
+    for path in sorted(workdir.glob('gang-*.env'))
+  ]
+  assert [t['JAX_PROCESS_ID'] for t in told] == ['0', '1']
+  assert {t['JAX_NUM_PROCESSES'] for t in told} == {'2'}
+  assert len({t['JAX_COORDINATOR_ADDRESS'] for t in told}) == 1
+  log = (workdir / 'log.txt').read_text()
+  assert 'resumed from step' in log
+  [record] = records.read(tmp_path / 'records.jsonl')
+  assert record.status == 'complete'
+
+
 def test_trials_become_one_array_and_are_requeued_when_preempted(
   bench, tmp_path, slurm, monkeypatch
 ):

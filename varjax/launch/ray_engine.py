@@ -194,7 +194,8 @@ class _Attempt:
     self._ordered: remote.Ordered | None = None
     self._codes: dict[int, int | None] = {}
     self._told = False
-    self._alone_since: float | None = None
+    self._gang: remote.Gang | None = None
+    self._all_over_since: float | None = None
     self._unreachable_since: float | None = None
     self._places_lost = 0
     self._ask_for_places()
@@ -221,8 +222,8 @@ class _Attempt:
       self.kill()
     elif not self._told:
       self._told = True
-      for actor in self._actors:
-        actor.stop.remote()
+      with contextlib.suppress(OSError):
+        remote.stop(self._ordered)
 
   def kill(self) -> None:
     if self._ended is None:
@@ -325,6 +326,7 @@ class _Attempt:
       ],
       cores=self._engine.cores(),
     )
+    self._gang = remote.Gang(self._ordered)
     for actor, command in zip(
       self._actors, self._ordered.commands, strict=True
     ):
@@ -341,28 +343,14 @@ class _Attempt:
           self._waits[index] = self._actors[index].poll.remote()
         else:
           self._codes[index] = code
-    everyone = len(self._codes) == len(self._actors)
-    if any(self._codes.values()) and not everyone:
-      return self._wait_for_the_rest()
-    return self._judge() if everyone else None
-
-  def _wait_for_the_rest(self) -> drive.Ending | None:
-    """A process that failed leaves the others waiting for it."""
-    now = time.monotonic()
-    if self._alone_since is None:
-      self._alone_since = now
-      for index, actor in enumerate(self._actors):
-        if index not in self._codes:
-          actor.stop.remote()
-    over = now - self._alone_since > remote.GANG_GRACE_S
-    return self._judge() if over else None
-
-  def _judge(self) -> drive.Ending:
-    assert self._ordered is not None
-    found = [e for e in remote.endings(self._ordered) if e is not None]
-    if not found:
-      return drive.Ending(None, 'its keeper ended without a word')
-    return remote.worst(found)
+    assert self._gang is not None
+    ended = self._gang.look()
+    if ended is None and len(self._codes) == len(self._actors):
+      # What a keeper has left may need a moment to be seen from here.
+      self._all_over_since = self._all_over_since or time.monotonic()
+      if time.monotonic() - self._all_over_since > _Cluster.settle_s:
+        return drive.Ending(None, 'a keeper ended without a word')
+    return ended
 
   def _after(self, error: Exception) -> drive.Ending | None:
     """What an error of the cluster means for this attempt."""
@@ -427,11 +415,6 @@ class _Worker:
       return self._process.wait(timeout=0.2)
     except subprocess.TimeoutExpired:
       return None
-
-  def stop(self) -> None:
-    """Lets the trial save and exit."""
-    if self._process.poll() is None:
-      self._process.terminate()
 
 
 def _of_process(needs: Mapping[str, float], first: bool) -> dict[str, float]:

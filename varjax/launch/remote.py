@@ -11,12 +11,16 @@ import dataclasses
 import os
 import pathlib
 import sys
+import time
 import uuid
 
 from varjax.launch import allocator, base, drive, keeper, lock, manifest
 
 # A launcher that stood still for so long has lost its trials.
 ORPHAN_S = 60.0
+# Ends of processes that follow from those of others: told to stop, found the
+# others gone (`errors.PeerLost`), done.
+_AFTER_OTHERS = (base.PREEMPTED_EXIT_CODE, 75, 0)
 # Time to end for the other processes of a trial when one has failed.
 GANG_GRACE_S = 10.0
 _KEEPER = pathlib.Path(keeper.__file__)
@@ -116,22 +120,52 @@ def endings(ordered: Ordered) -> list[drive.Ending | None]:
   return found
 
 
+class Gang:
+  """Waits for the endings of all processes of an attempt.
+
+  A process that fails alone leaves the others waiting for it, in a sum that
+  it will never join: they are told to stop, and killed if that is in vain.
+  """
+
+  def __init__(self, ordered: Ordered):
+    self._ordered = ordered
+    self._alone_since: float | None = None
+
+  def look(self) -> drive.Ending | None:
+    """The ending of the attempt, None before; never waits."""
+    found = endings(self._ordered)
+    told = [ending for ending in found if ending is not None]
+    if len(told) == len(found):
+      return worst(told)
+    if all(ending.exit_code == 0 for ending in told):
+      return None
+    now = time.monotonic()
+    if self._alone_since is None:
+      self._alone_since = now
+      stop(self._ordered)
+    if now - self._alone_since < GANG_GRACE_S:
+      return None
+    forbid(self._ordered)
+    return worst(told)
+
+
 def worst(found: Sequence[drive.Ending]) -> drive.Ending:
   """The ending of a trial whose processes ended like this.
 
   One process that fails takes the others with it, so the first cause
-  counts: bad input, then a crash of its own, then what was done to it.
+  counts: bad input, a crash, a kill, a loss; only then those that were told
+  to stop, or that found the others gone.
   """
 
   def rank(ending: drive.Ending) -> int:
     code = ending.exit_code
     if code in base.FINAL_EXIT_CODES:
       return 0
-    if code is not None and 0 < code != base.PREEMPTED_EXIT_CODE:
-      return 1
-    if code == base.PREEMPTED_EXIT_CODE:
-      return 2
-    return 3 if code is None else 4 if code < 0 else 5
+    if code is None:
+      return 3
+    if code in _AFTER_OTHERS:
+      return 4 + _AFTER_OTHERS.index(code)
+    return 1 if code > 0 else 2
 
   return min(found, key=rank)
 

@@ -264,6 +264,7 @@ class _Attempt:
 
   def __init__(self, ordered: remote.Ordered, job: Any, settle_s: float):
     self._ordered, self._job, self._settle_s = ordered, job, settle_s
+    self._gang = remote.Gang(ordered)
     self._where: str | None = None
     self._killed = self._told = False
     self._asked_s = time.monotonic()
@@ -280,25 +281,25 @@ class _Attempt:
   def poll(self) -> drive.Ending | None:
     if self._killed:
       return drive.Ending(-signal.SIGKILL, 'killed by the launcher')
-    found = remote.endings(self._ordered)
-    told = [ending for ending in found if ending is not None]
+    ended = self._gang.look()
+    if ended is not None:
+      preempted = ended.exit_code == base.PREEMPTED_EXIT_CODE
+      # A job that was preempted may be on its way back to the queue.
+      if not preempted or self._told or self._state() in _OVER:
+        return ended
+      return None
     now = time.monotonic()
-    if len(told) == len(found) and not self._goes_back(told):
-      return remote.worst(told)
     if now - self._asked_s < _ASK_EVERY_S:
       return None
     self._asked_s = now
-    state = str(self._job.state).partition(' ')[0].rstrip('+')
+    state = self._state()
     if state not in _OVER:
       self._over_since = None
       return None
-    # The files of the keepers may still be on their way.
-    if self._over_since is None:
-      self._over_since = now
-    if now - self._over_since < self._settle_s and len(told) < len(found):
+    # What the keepers have left may still be on its way.
+    self._over_since = self._over_since or now
+    if now - self._over_since < self._settle_s:
       return None
-    if told:
-      return remote.worst(told)
     return drive.Ending(None, f'job {self._job.job_id} ended as {state}')
 
   def stop(self) -> None:
@@ -316,12 +317,9 @@ class _Attempt:
         remote.forbid(self._ordered)
       self._job.cancel(check=False)
 
-  def _goes_back(self, told: Sequence[drive.Ending]) -> bool:
-    """Whether the job was preempted and may be on its way to the queue."""
-    preempted = remote.worst(told).exit_code == base.PREEMPTED_EXIT_CODE
-    if not preempted or self._told:
-      return False
-    return str(self._job.state).partition(' ')[0].rstrip('+') not in _OVER
+  def _state(self) -> str:
+    """In the words of sacct, such as CANCELLED of 'CANCELLED by 1000'."""
+    return str(self._job.state).partition(' ')[0].rstrip('+')
 
 
 def _parameters(given: Mapping[str, str], processes: int) -> dict[str, Any]:
