@@ -85,12 +85,16 @@ def documented() -> dict[str, str]:
   rungs = ladder()
   at_512 = 'experiments/var_imagenet512.py'
   tokenizer = 'experiments/msvq_imagenet.py'
+  single_scale = 'experiments/vq_imagenet.py'
   return {
     at_256: table(sizes),
     'sweeps/var_ladder.py': f'{table(rungs)}\n{total(rungs)}',
     at_512: table([cost_of(at_512)]),
     tokenizer: table(
       [cost_of(f'{tokenizer}:resolution={side}') for side in (256, 512)]
+    ),
+    single_scale: table(
+      [cost_of(f'{single_scale}:downsample={side}') for side in (16, 8)]
     ),
   }
 
@@ -108,6 +112,7 @@ def main() -> None:
     *ladder(),
     cost_of('experiments/var_imagenet512.py'),
     cost_of('experiments/msvq_imagenet.py'),
+    cost_of('experiments/vq_imagenet.py'),
   ]
   for cost in costs:
     print(json.dumps({**dataclasses.asdict(cost), 'mfu': MFU}))

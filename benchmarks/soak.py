@@ -115,7 +115,11 @@ def run_round(
       break
     scene.relaunch()
   said = scene.everything_said()
-  found = results(sweep_dir)
+  try:
+    found = results(sweep_dir)
+  except (OSError, ValueError, KeyError, StopIteration) as error:
+    said += f'\nno results: {error!r}'
+    found = {'records': []}
   verdict = judge(found, calm)
   restarts = len(re.findall(r'^--- attempt', said, re.M)) - 2
   rows = [
@@ -131,10 +135,9 @@ def run_round(
   if all(row['ok'] for row in rows):
     shutil.rmtree(sweep_dir)
   else:
-    print(f'{sweep_dir}: kept, it is not as it should be:\n{said}')
-    for path in (sweep_dir,):
-      shutil.copytree(path, world.root / f'bad-{seed}-{number}',
-                      dirs_exist_ok=True)  # fmt: skip
+    kept = world.root / f'bad-{seed}-{number}'
+    print(f'not as it should be, kept in {kept}:\n{said}')
+    shutil.copytree(sweep_dir, kept, dirs_exist_ok=True)
     shutil.rmtree(sweep_dir)
   return rows
 

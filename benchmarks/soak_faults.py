@@ -85,6 +85,8 @@ class Harm:
   said: str = ''
 
 
+_DIED = r'launcher before this one \(process \d+.*ended without letting go'
+
 Fault = Callable[[Scene], Harm | None]
 
 
@@ -158,7 +160,7 @@ def sigterm_launcher(scene: Scene) -> Harm | None:
   scene.launcher.process.send_signal(signal.SIGTERM)
   scene.launcher.wait()
   scene.relaunch()
-  return Harm(moment, r'SIGTERM: \d+ trials save and exit')
+  return Harm(moment, r'SIGTERM: waiting for \d+ trials? to save and exit')
 
 
 def kill_launcher(scene: Scene) -> Harm | None:
@@ -180,7 +182,7 @@ def _kill_and_relaunch(scene: Scene, moment: str | None) -> Harm | None:
   scene.launcher.wait()
   scene.relaunch()
   # The dead say nothing; the next one tells what it found.
-  return Harm(moment, r'already complete, \d+ to run')
+  return Harm(moment, _DIED)
 
 
 def second_launcher(scene: Scene) -> Harm | None:
@@ -351,7 +353,7 @@ def foreign_lock(scene: Scene) -> Harm | None:
   (scene.sweep_dir / 'sweep.lock').write_text(json.dumps(owner) + '\n')
   (scene.sweep_dir / 'sweep.beat').write_text('t 7\n')
   scene.relaunch()
-  return Harm('a lock of another machine at rest')
+  return Harm('a lock of another machine at rest', _DIED)
 
 
 # How often each is dealt in a deck of 60.

@@ -15,21 +15,42 @@ perceptual distance; both keep an average of the weights. With the same
 
   varjax train --config experiments/emoji_tokenizer.py:loss=full,steps=1000 \\
     --workdir runs/tok_full
+
+Argument `kind` takes another quantizer in the same network, on one 4 x 4
+grid with 9 bits a code; docs/tokenizers.md compares them.
+
+  varjax train --config experiments/emoji_tokenizer.py:kind=fsq \\
+    --workdir runs/fsq
 """
 
 from varjax import config as config_lib
 from varjax import errors
 
 LOSSES = ('pixel', 'measured', 'full')
+_LEARNED = {'kmeans_updates': 20, 'revive_every': 50}
+_BITS = {'code_dim': 9, 'entropy': 0.02, 'entropy_bits': 9}
+# What a kind changes of the multi-scale tokenizer.
+KINDS = {
+  'msvq': {},
+  'vq': {**_LEARNED, 'code_dim': 8, 'latent_dim': 16, 'znorm': True},
+  'rq': {**_LEARNED, 'codes_per_position': 2},
+  'fsq': {'code_dim': 3, 'levels': (8, 8, 8), 'latent_dim': 16},
+  'lfq': {**_BITS, 'entropy_temperature': 1.0, 'latent_dim': 16},
+  'bsq': {**_BITS, 'entropy_temperature': 0.1, 'latent_dim': 16},
+}
 
 
 def get_config(arg=None):
-  """Returns the config; arguments `steps` and `loss`, one of `LOSSES`."""
-  arg = config_lib.parse_arg(arg, steps=400, loss='pixel')
-  if arg.loss not in LOSSES:
-    raise errors.ConfigError(
-      f'loss={arg.loss}: must be one of {", ".join(LOSSES)}'
-    )
+  """Returns the config.
+
+  Arguments: `steps`, `loss`, one of `LOSSES`, and `kind`, a key of `KINDS`.
+  """
+  arg = config_lib.parse_arg(arg, steps=400, loss='pixel', kind='msvq')
+  for key, allowed in (('loss', LOSSES), ('kind', KINDS)):
+    if getattr(arg, key) not in allowed:
+      raise errors.ConfigError(
+        f'{key}={getattr(arg, key)}: must be one of {", ".join(allowed)}'
+      )
   duration = config_lib.duration
   config = config_lib.default_config()
   config.task = 'reconstruct'
@@ -49,6 +70,13 @@ def get_config(arg=None):
   tokenizer.vocab = 512
   tokenizer.scales = (1, 2, 3, 4)
   tokenizer.revive_every = 50
+  if arg.kind != 'msvq':
+    config.name = f'emoji-{arg.kind}'
+    tokenizer.kind = arg.kind
+    tokenizer.scales = (4,)
+    tokenizer.quant_conv_size = 1
+    tokenizer.revive_every = 0
+    tokenizer.update(KINDS[arg.kind])
   losses = config.reconstruct
   if arg.loss != 'pixel':
     config.ema = 0.999

@@ -34,18 +34,27 @@ AXES = ('data', 'fsdp', 'tensor')
 # rule that wants it, so that there 'embed' stays whole.
 RULES: dict[str, str | tuple[str, ...] | None] = {
   'batch': ('data', 'fsdp'),
+  # The transformer. Inputs of the residual stream lie on `fsdp`; what is
+  # inside a branch (heads, MLP, logits) on `tensor`.
   'embed': 'fsdp',
   'mlp': 'tensor',
   'heads': 'tensor',
   'vocab': 'tensor',
   'layers': None,
   'length': None,
-  # num_classes + 1 rows never divide evenly.
+  # num_classes + 1 rows never divide evenly; the columns are 'embed'.
   'classes': None,
-  # Splitting a sharded 6D axis forces a full rematerialisation.
+  # AdaLN is cut along its input, the condition: splitting a sharded 6D axis
+  # would force a full rematerialisation. `tensor` is the major part, so that
+  # a gather over `fsdp` leaves the rows that a device multiplies.
   'adaln': None,
-  'conv_in': None,
+  'adaln_in': ('tensor', 'fsdp'),
+  'condition': 'tensor',
+  # The tokenizer: the channels inside a residual block lie on `tensor`.
+  'conv_in': 'fsdp',
   'conv_out': None,
+  'conv_outer': 'fsdp',
+  'conv_inner': 'tensor',
 }
 
 
@@ -145,6 +154,29 @@ def check_batch_size(key: str, size: int, mesh: Mesh) -> None:
     raise errors.ConfigError(
       f'{key}={size}: must be a multiple of {rows}, the product of mesh.data '
       'and mesh.fsdp'
+    )
+
+
+def check_run(run: specs.RunSpec, mesh: Mesh) -> None:
+  """Refuses what parameters cannot show: batches, heads, groups.
+
+  Raises:
+    ConfigError: a division that is not even, and what would be.
+  """
+  micro = run.batch_size // run.optim.accumulate
+  check_batch_size('batch_size / optim.accumulate', micro, mesh)
+  check_batch_size(
+    'eval_batch_size', run.eval_batch_size or run.batch_size, mesh
+  )
+  if run.task == 'generate':
+    key, size = 'model.heads', run.model.heads
+  else:
+    key, size = 'tokenizer.norm_groups', run.tokenizer.norm_groups
+  tensor = mesh.shape['tensor']
+  if size % tensor:
+    raise errors.ConfigError(
+      f'mesh.tensor={tensor}: must divide {key}={size}, which are never cut; '
+      f'use {math.gcd(size, tensor)} and more of mesh.data or mesh.fsdp'
     )
 
 

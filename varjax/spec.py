@@ -297,6 +297,8 @@ class OrderSpec:
     context: how the set-wise order shows earlier sets to later ones,
       'shifted' or 'separate'.
     given: positions before the first set that are shown and not predicted.
+    splits: sequential sets of each scale, in the split-scale order; () is
+      one each.
     mask_ratio: how many positions the masked order hides in training,
       'cosine' or 'uniform'.
     turns: forward passes of the masked order's decoding; temperature: of
@@ -308,6 +310,7 @@ class OrderSpec:
   sets: tuple[int, ...] = ()
   context: str = 'shifted'
   given: int = 0
+  splits: tuple[int, ...] = ()
   mask_ratio: str = 'cosine'
   turns: int = _not_identity(8)
   temperature: float = _not_identity(4.5)

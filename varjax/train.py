@@ -77,6 +77,7 @@ def train(
     return done
   clock = Clock()
   mesh = sharding.make_mesh(run.mesh)
+  sharding.check_run(run, mesh)
   opened = inputs.open_inputs(run, jax.process_index(), jax.process_count())
   steps = schedule.resolve_run(run, opened.unique_images)
   total = steps.total

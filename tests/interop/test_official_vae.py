@@ -112,6 +112,13 @@ def test_weights_of_another_spec_are_refused(params):
     official_vae.to_official(spec, params)
 
 
+@pytest.mark.parametrize('change', [{'kind': 'vq'}, {'latent_dim': 16}])
+def test_other_tokenizers_have_no_official_form(params, change):
+  spec = dataclasses.replace(SPEC, **change)
+  with pytest.raises(errors.CheckpointError, match=r'tokenizer\.kind='):
+    official_vae.to_official(spec, params)
+
+
 def test_spec_from_config():
   assert official_vae.spec_from_config({}) == TokenizerSpec()
   spec = official_vae.spec_from_config(

@@ -75,7 +75,7 @@ def _two_trials_are_merged(sweep_dir):
   ],
 )
 def test_kill_9_and_again_gives_the_same_table(
-  bench, tmp_path, undisturbed, moment, parallel
+  bench, tmp_path, undisturbed, moment, parallel, capsys
 ):
   file = bench.named(*_TRIALS)
   option = f'--parallel={parallel}'
@@ -86,7 +86,11 @@ def test_kill_9_and_again_gives_the_same_table(
   pids = list(tmp_path.glob('trials/*/pid'))
   _wait(lambda: not any(_is_alive(pid) for pid in pids))
   assert len(_merged(tmp_path)) < len(_TRIALS)
+  capsys.readouterr()
   assert bench.run(file, tmp_path, option) == 0
+  assert capsys.readouterr().out.startswith(
+    f'the launcher before this one (process {launcher.pid}) ended without '
+  )
   assert _table(tmp_path) == undisturbed
   logs = [p.read_text() for p in tmp_path.glob('trials/*/log.txt')]
   if moment is _first_trial_is_under_way:

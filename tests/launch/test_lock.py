@@ -26,6 +26,7 @@ def _left_by_another_machine(sweep_dir, beat='t0 1'):
 def test_the_lock_is_let_go_in_order(tmp_path):
   with lock.held(tmp_path) as hold:
     assert hold.owner.pid == os.getpid()
+    assert hold.died is None
     assert hold.owner.is_here
     assert lock.is_held(tmp_path)
     refused = pytest.raises(
@@ -67,6 +68,7 @@ def test_an_owner_of_another_machine_that_is_silent_is_dead(tmp_path):
   began = time.monotonic()
   with lock.held(tmp_path) as hold:
     assert hold.owner.is_here
+    assert str(hold.died) == 'process 4711 on elsewhere'
   assert time.monotonic() - began >= 0.5
 
 
@@ -76,8 +78,10 @@ def test_a_dead_owner_of_this_machine_costs_no_wait(tmp_path, monkeypatch):
   (tmp_path / lock.LOCK).write_text(json.dumps(dataclasses.asdict(owner)))
   (tmp_path / lock.BEAT).write_text('t0 1\n')
   monkeypatch.setattr(lock, '_DEAD_AFTER_S', 3600.0)
-  with lock.held(tmp_path):
-    pass
+  with lock.held(tmp_path) as hold:
+    assert hold.died == owner
+  with lock.held(tmp_path) as hold:
+    assert hold.died is None
 
 
 def test_a_torn_lock_file_does_not_stand_in_the_way(tmp_path):

@@ -26,12 +26,13 @@ EXACT = {
   'shifted sets': OrderSpec('setwise', 'random', (2, 1, 1)),
   'separate sets': OrderSpec('setwise', 'coarse', (1, 3), context='separate'),
   'scale': OrderSpec('scale'),
+  'split scales': OrderSpec('split', splits=(1, 2)),
 }
 
 
 @pytest.mark.parametrize('name', sorted(EXACT))
 def test_the_probabilities_of_all_images_sum_to_one(name):
-  spec = TOY_SCALES if name == 'scale' else TOY
+  spec = TOY_SCALES if 'scale' in name else TOY
   made = worlds.world(EXACT[name], spec, MODEL)
   assert made.order.loss_kind == 'exact'
   images = jnp.asarray(list(itertools.product(range(4), repeat=4)), jnp.int32)
@@ -143,7 +144,25 @@ def test_coarse_permutations_are_nested_grids():
   assert sorted(numbers[:16]) == even
 
 
-@pytest.mark.parametrize('name', sorted(ORDERS))
+def test_scales_in_one_set_each_are_the_scale_order():
+  spec = TokenizerSpec(code_dim=3, vocab=5, scales=(1, 2, 3), phi_count=2)
+  one = worlds.world(OrderSpec('scale'), spec, MODEL)
+  other = worlds.world(OrderSpec('split'), spec, MODEL)
+  codes = jnp.asarray(
+    np.random.default_rng(0).integers(0, 5, (2, 14, 1)), jnp.int32
+  )
+  examples = [w.order.example(w.quantizer, codes) for w in (one, other)]
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *examples
+  )
+  assert one.order.layout == other.order.layout
+  for splits in ((1, 2), (1, 5, 1), (0, 1, 1)):
+    order = make_order(OrderSpec('split', splits=splits), spec)
+    with pytest.raises(ConfigError, match='splits'):
+      _ = order.layout
+
+
+@pytest.mark.parametrize('name', sorted(set(ORDERS) - {'scale', 'split'}))
 def test_every_order_counts_what_it_predicts(name):
   layout = make_order(OrderSpec(name), SPEC).layout
   assert layout.predicted == 9

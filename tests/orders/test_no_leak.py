@@ -21,6 +21,7 @@ SPEC = TokenizerSpec(
 SHIFTED = OrderSpec('setwise', 'random', (1, 4, 2, 2, 3))
 CASES = {
   **{name: OrderSpec(name) for name in ORDERS},
+  'split sets': OrderSpec('split', splits=(2, 2, 3)),
   'setwise sets': SHIFTED,
   'setwise separate': OrderSpec(
     'setwise', 'coarse', (3, 3, 6), context='separate'

@@ -90,6 +90,22 @@ def test_cached_steps_are_the_teacher_forced_pass(name):
     )
 
 
+def test_split_scales_are_generated_as_they_are_trained():
+  spec = TokenizerSpec(code_dim=3, vocab=7, scales=(1, 3), phi_count=2)
+  made = worlds.world(OrderSpec('split', splits=(1, 4)), spec, MODEL)
+  found = jax.jit(
+    functools.partial(
+      loop.run, made.model, made.params, made.order, made.quantizer, cfg=0
+    )
+  )(LABELS, KEY)
+  example = made.order.example(made.quantizer, found.codes)
+  logits = made.logits(example, LABELS)
+  numbers = np.asarray(example.positions[0])
+  np.testing.assert_allclose(found.logits[:, numbers], logits, atol=1e-4)
+  total = made.quantizer.decode(found.codes)
+  np.testing.assert_allclose(found.features, total, atol=1e-5)
+
+
 @pytest.fixture(scope='module')
 def masked():
   return worlds.world(OrderSpec('masked', turns=4), SPEC, MODEL)

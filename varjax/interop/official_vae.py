@@ -116,8 +116,14 @@ def to_official(
       `load_state_dict` expects; None leaves the buffer out.
 
   Raises:
-    CheckpointError: the weights are not those of `spec`.
+    CheckpointError: the weights are not those of `spec`, or the official
+      class cannot hold them.
   """
+  if spec.kind != 'msvq' or spec.latent_channels != spec.code_dim:
+    raise errors.CheckpointError(
+      f'tokenizer.kind={spec.kind!r}, latent_dim={spec.latent_dim}: the '
+      "official class is kind='msvq' with latent_dim=0, and holds nothing else"
+    )
   flat = traverse_util.flatten_dict(meta.unbox(params))
   state = {}
   for path, shape in _shapes(spec).items():

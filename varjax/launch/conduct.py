@@ -42,6 +42,12 @@ def conduct(
     RecordError: the records of the sweep cannot be read.
   """
   with lock.held(sweep_dir) as hold:
+    if hold.died is not None:
+      print(
+        f'the launcher before this one ({hold.died}) ended without letting '
+        'go; going on from what its trials have saved',
+        flush=True,
+      )
     found, problems = collect.collect(sweep_dir)
     _say_all(problems)
     # A launcher that was killed has left its own list.
@@ -158,9 +164,13 @@ class _Observer:
 
   def stopping(self, signal_name: str) -> None:
     self._view.event(
-      f'{signal_name}: {len(self._running)} trials save and exit; a second '
-      'signal kills them'
+      f'{signal_name}: {self._running_trials()} to save and exit; a second '
+      'signal kills'
     )
+
+  def _running_trials(self) -> str:
+    count = len(self._running)
+    return f'waiting for {count} trial{"" if count == 1 else "s"}'
 
   def ended(self, outcome: base.Outcome) -> None:
     trial = outcome.trial

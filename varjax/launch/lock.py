@@ -49,6 +49,10 @@ class Owner:
   pid: int
   token: str
 
+  def __str__(self) -> str:
+    place = '' if self.is_here else f' on {self.host}'
+    return f'process {self.pid}{place}'
+
   @property
   def is_here(self) -> bool:
     """Whether it runs, or ran, on this machine since it was started."""
@@ -56,10 +60,15 @@ class Owner:
 
 
 class Hold:
-  """A directory that this launcher holds."""
+  """A directory that this launcher holds.
 
-  def __init__(self, sweep_dir: pathlib.Path, owner: Owner):
-    self.owner = owner
+  Attributes:
+    owner: this launcher.
+    died: the one before it, if that one ended without letting go.
+  """
+
+  def __init__(self, sweep_dir: pathlib.Path, owner: Owner, died: Owner | None):
+    self.owner, self.died = owner, died
     self._sweep_dir = sweep_dir
     self._stop = threading.Event()
     self._robber = ''
@@ -122,7 +131,7 @@ def held(sweep_dir: pathlib.Path) -> Iterator[Hold]:
       _refuse_if_alive(sweep_dir, before)
     owner = Owner(*_this_machine(), os.getpid(), uuid.uuid4().hex)
     _write(file, json.dumps(dataclasses.asdict(owner)) + '\n')
-    hold = Hold(sweep_dir, owner)
+    hold = Hold(sweep_dir, owner, before)
     try:
       yield hold
     finally:
@@ -168,11 +177,7 @@ def _refuse_if_alive(sweep_dir: pathlib.Path, owner: Owner) -> None:
 def _refusal(
   sweep_dir: pathlib.Path, owner: Owner | None
 ) -> errors.LaunchError:
-  who = 'process unknown'
-  if owner is not None:
-    who = f'process {owner.pid}'
-    if not owner.is_here:
-      who += f' on {owner.host}'
+  who = 'process unknown' if owner is None else str(owner)
   return errors.LaunchError(
     f'{sweep_dir}: another launcher ({who}) runs this sweep; wait for it, '
     'stop it, or use another --workdir'

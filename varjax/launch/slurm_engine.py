@@ -41,6 +41,7 @@ _OVER = ('COMPLETED', 'FAILED', 'CANCELLED', 'TIMEOUT', 'NODE_FAIL',
          'OUT_OF_MEMORY', 'BOOT_FAIL', 'DEADLINE', 'PREEMPTED', 'FINISHED',
          'INTERRUPTED')  # fmt: skip
 _ASK_EVERY_S = 5.0
+_LOG_LEVEL = 'SUBMITIT_LOG_LEVEL'
 # What submitit calls the same on every cluster, in the words of sbatch.
 _SBATCH_NAMES = {
   'name': 'job_name',
@@ -355,10 +356,17 @@ def _free_port() -> int:
 
 
 def _import_submitit() -> Any:
+  # Its import would set up logging anew and close the handlers that others
+  # have made; its own log belongs to the jobs.
+  before = os.environ.get(_LOG_LEVEL)
+  os.environ.setdefault(_LOG_LEVEL, 'NOCONFIG')
   try:
     import submitit
   except ImportError as error:
     raise errors.LaunchError(
       '--engine slurm needs submitit: pip install "varjax[slurm]"'
     ) from error
+  finally:
+    if before is None:
+      del os.environ[_LOG_LEVEL]
   return submitit

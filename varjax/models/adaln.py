@@ -3,6 +3,9 @@
 All blocks are computed in one product before the first block runs, so that
 a sampler does it once and not once per step (VAR section 3.2; DiT). Chunk
 order is the official one: gamma1, gamma2, scale1, scale2, shift1, shift2.
+
+On a mesh the products are split along the condition, which is the input:
+the chunks of a split output would have to be moved before they are used.
 """
 
 from __future__ import annotations
@@ -38,10 +41,10 @@ class BlockModulation(nn.Module):
     spec = self.spec
     depth, width, dtype = spec.depth, spec.width, spec.compute_dtype
     features = CHUNKS * width
-    hidden = norm.silu(condition).astype(dtype)
+    hidden = split_input(norm.silu(condition).astype(dtype))
     if spec.shared_adaln:
       # The shared projection keeps its plain init; only the table is scaled.
-      shared_init = dense.normal(init_std(spec), ('embed', 'adaln'))
+      shared_init = dense.normal(init_std(spec), ('adaln_in', 'adaln'))
       kernel = self.param('kernel', shared_init, (width, features))
       bias = self.param('bias', dense.zeros(('adaln',)), (features,))
       table = self.param(
@@ -52,19 +55,35 @@ class BlockModulation(nn.Module):
         ),
         (depth, CHUNKS, width),
       )
-      shared = hidden @ kernel.astype(dtype) + bias.astype(dtype)[None]
+      kernel = _gathered(kernel.astype(dtype), ('condition', 'adaln'))
+      shared = hidden @ kernel + bias.astype(dtype)[None]
       shared = shared.reshape(-1, CHUNKS, width)
-      return shared[None] + table.astype(dtype)[:, None]
+      return _whole(shared[None] + table.astype(dtype)[:, None])
     own_init = nn.with_logical_partitioning(
-      _scaled(spec, init_std(spec), axis=2), ('layers', 'embed', 'adaln')
+      _scaled(spec, init_std(spec), axis=2), ('layers', 'adaln_in', 'adaln')
     )
     kernel = self.param('kernel', own_init, (depth, width, features))
     bias = self.param(
       'bias', dense.zeros(('layers', 'adaln')), (depth, features)
     )
-    own = jnp.einsum('bd,ldf->lbf', hidden, kernel.astype(dtype))
+    kernel = _gathered(kernel.astype(dtype), ('layers', 'condition', 'adaln'))
+    own = jnp.einsum('bd,ldf->lbf', hidden, kernel)
     own = own + bias.astype(dtype)[:, None]
-    return own.reshape(depth, -1, CHUNKS, width)
+    return _whole(own.reshape(depth, -1, CHUNKS, width))
+
+
+def split_input(hidden: Float[Array, 'B D']) -> Float[Array, 'B D']:
+  """The condition, cut over the tensor axis as the kernels' inputs are."""
+  return nn.with_logical_constraint(hidden, ('batch', 'condition'))
+
+
+def _gathered(kernel: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+  """A kernel as the product needs it: over the fsdp axis it is whole."""
+  return nn.with_logical_constraint(kernel, axes)
+
+
+def _whole(modulation: jax.Array) -> jax.Array:
+  return nn.with_logical_constraint(modulation, ('layers', 'batch', None, None))
 
 
 def init_std(spec: ModelSpec) -> float:

@@ -73,7 +73,11 @@ class Embed(nn.Module):
 
   def condition(self, labels: Int[Array, ' B']) -> Float[Array, 'B D']:
     """Class embedding; index num_classes is "no class"."""
-    return jnp.take(self.classes(), labels, axis=0)
+    # Rows looked up in a table that is cut by columns would have to change
+    # places with the batch: the table is gathered, as every weight is.
+    table = nn.with_logical_constraint(self.classes(), (None, None))
+    rows = jnp.take(table, labels, axis=0)
+    return nn.with_logical_constraint(rows, ('batch', 'embed'))
 
   def __call__(
     self,
@@ -107,6 +111,8 @@ class Embed(nn.Module):
       if self.layout.num_steps:
         # The two tables first: the sum of VAR, to the last bit.
         table = table + jnp.take(self.level, steps, axis=0)
+      rows = 'batch' if table.shape[0] > 1 else None
+      table = nn.with_logical_constraint(table, (rows, 'length', None))
       return x + table
     if self.layout.num_steps:
       x = x + jnp.take(self.level, steps, axis=0)
@@ -114,7 +120,8 @@ class Embed(nn.Module):
 
   def _word(self, inputs: jax.Array) -> jax.Array:
     if self.layout.input_kind == 'features':
-      return self.word(inputs.astype(jnp.float32))
+      x = self.word(inputs.astype(jnp.float32))
+      return nn.with_logical_constraint(x, ('batch', 'length', 'embed'))
     table = self.word()
     # One table per code of a position; a position is their sum.
     rows = [

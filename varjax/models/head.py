@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from varjax.models import dense, norm
-from varjax.models.adaln import init_std
+from varjax.models.adaln import init_std, split_input
 from varjax.params import sub_vocab
 from varjax.spec import ModelSpec
 from varjax.types import Layout
@@ -36,7 +36,7 @@ class Head(nn.Module):
     spec, std = self.spec, init_std(self.spec)
     if spec.norm == 'adaln':
       self.adaln = dense.dense(
-        2 * spec.width, std * spec.init_adaln, ('embed', 'adaln')
+        2 * spec.width, std * spec.init_adaln, ('adaln_in', 'adaln')
       )
     self.norm = norm.Norm(spec)
     self.logits = _Classifier(
@@ -50,7 +50,8 @@ class Head(nn.Module):
     """Condition to (scale, shift) [B, 2, D], float32; None without AdaLN."""
     if self.spec.norm != 'adaln':
       return None
-    flat = self.adaln(norm.silu(condition))
+    flat = self.adaln(split_input(norm.silu(condition)))
+    flat = nn.with_logical_constraint(flat, ('batch', None))
     return flat.reshape(-1, 2, self.spec.width)
 
   def __call__(

@@ -9,6 +9,7 @@ from varjax.orders.permuted import PermutedOrder
 from varjax.orders.raster import RasterOrder
 from varjax.orders.scale import ScaleOrder
 from varjax.orders.setwise import SetwiseOrder
+from varjax.orders.split import SplitOrder
 from varjax.params import Sequence
 from varjax.spec import OrderSpec, TokenizerSpec
 
@@ -17,6 +18,7 @@ ORDERS = {
   'raster': RasterOrder,
   'permuted': PermutedOrder,
   'setwise': SetwiseOrder,
+  'split': SplitOrder,
   'masked': MaskedOrder,
 }
 

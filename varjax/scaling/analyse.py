@@ -376,13 +376,17 @@ def _frontier(
     found.refused.append({'name': name, **refusal.as_dict(forced=False)})
     return None
   targets = main[main['run_id'].isin(held)]
-  for form, words in (('power_floor', 'with floor'), ('power', 'without')):
-    words = words if words != 'without' else 'without floor'
+  kinds = [('power_floor', 'with floor'), ('power', 'without floor')]
+  floor = options.floor_of(options.metric)
+  if floor is not None and options.metric.startswith('L'):
+    kinds.append(('power_pinned', 'floor fixed'))
+  for name_of, words in kinds:
+    form = form_of(name_of, floor if name_of == 'power_pinned' else None)
     label = f'{name} {words}'
     found.attempt(
       label,
       lambda form=form, label=label: frontier.study_envelope(
-        edge, targets, FORMS[form], options, label
+        edge, targets, form, options, label
       ),
     )
   return edge

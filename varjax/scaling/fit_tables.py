@@ -8,7 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from varjax.scaling import fit_view, notation, reference
+import pandas as pd
+
+from varjax.scaling import (
+  comparison,
+  fit_view,
+  notation,
+  optimum,
+  reference,
+)
 
 EXPONENTS = ('alpha', 'beta', 'gamma', 'eta', 'exponent')
 
@@ -135,22 +143,60 @@ def profile_rows(fits: list[dict[str, Any]]) -> list[dict[str, Any]]:
   ]
 
 
-def published_rows(fits: list[dict[str, Any]]) -> list[dict[str, Any]]:
-  """Published power laws in the inputs that were fitted, with citations."""
-  inputs = {k for fit in fits for k in fit.get('inputs') or {}}
-  return [
-    {
-      'quantity': law.quantity,
-      'x': notation.label(law.x),
-      'exponent': law.params['exponent'],
-      'floor': law.params.get('E'),
-      'source': law.source,
-      'certainty': law.certainty,
-      'notes': law.notes,
-    }
-    for law in reference.laws().values()
-    if law.x in inputs and 'exponent' in law.params
-  ]
+def published_rows(
+  fits: list[dict[str, Any]], runs: pd.DataFrame | None = None
+) -> list[dict[str, Any]]:
+  """Published laws in the inputs that were fitted, with citations.
+
+  `compared` says how far each can be compared with one of the fits, and
+  what stands against more.
+  """
+  inputs = {','.join(f.get('inputs') or {}) for f in fits}
+  best = _best_comparisons(fits, runs)
+  optimal = [
+    f['derived']['a'] for f in fits if 'a' in (f.get('derived') or {})
+  ]  # fmt: skip
+  rows = []
+  for law in reference.laws().values():
+    sized = law.metric == 'N_opt' and optimal
+    if law.x not in inputs and not sized:
+      continue
+    found = best.get(law.id)
+    reason = found.reason if found else f'no fit of {law.metric} here'
+    how = found.how if found else comparison.REFUSED
+    if sized:
+      reason = f'exponent a of N* is {optimal[0]:.3f} here; {law.domain}'
+      how = comparison.SLOPE
+    if law.form == 'chinchilla':
+      split = optimum.exponents(law.params)
+      reason = f'its tokens are {law.domain}; a = {float(split["a"]):.3f}'
+    rows.append(
+      {
+        'quantity': law.quantity,
+        'x': ' and '.join(notation.label(k) for k in law.x.split(',')),
+        'counts': law.counts,
+        'exponent': law.params.get('exponent'),
+        'floor': law.params.get('E', law.fixed_floor),
+        'source': law.source,
+        'certainty': law.certainty,
+        'compared': f'{how}: {reason}' if reason else how,
+        'notes': law.notes,
+      }
+    )
+  return rows
+
+
+def _best_comparisons(
+  fits: list[dict[str, Any]], runs: pd.DataFrame | None
+) -> dict[str, comparison.Comparison]:
+  """Per law, the comparison that says most."""
+  order = (comparison.ABSOLUTE, comparison.SLOPE, comparison.REFUSED)
+  best: dict[str, comparison.Comparison] = {}
+  for found in (c for f in fits for c in comparison.compare(f, runs)):
+    known = best.get(found.law.id)
+    if known is None or order.index(found.how) < order.index(known.how):
+      best[found.law.id] = found
+  return best
 
 
 def exponent_text(fit: Mapping[str, Any], name: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from varjax.scaling import notation, optimum, plots, slope_guides, sweepdir
+from varjax.scaling import comparison, notation, optimum, plots, sweepdir
 from varjax.scaling.exhibit import Exhibit, stem
 from varjax.scaling.fit_tables import backtests_of
 from varjax.scaling.fit_view import (
@@ -30,7 +30,10 @@ def build(sweep: sweepdir.SweepDir, references: bool = True) -> list[Exhibit]:
   fits = [_with_sem(f, sweep.runs) for f in every if _scale_of(f) is None]
   groups = _groups(fits)
   makers: list[Callable[[], Exhibit | None]] = [
-    *(lambda g=g, i=i: _law(g, i, references) for i, g in enumerate(groups)),
+    *(
+      lambda g=g, i=i: _law(g, i, sweep.runs if references else None)
+      for i, g in enumerate(groups)
+    ),
     *(lambda f=f, i=i: _surface(f, i) for i, f in enumerate(fits)),
     lambda: _scale_exponents(every),
     lambda: _agreement(sweep.fit or {}),
@@ -71,7 +74,7 @@ def _groups(fits: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 
 
 def _law(
-  group: list[dict[str, Any]], index: int, references: bool
+  group: list[dict[str, Any]], index: int, runs: pd.DataFrame | None
 ) -> Exhibit | None:
   first = group[0]
   points = [
@@ -100,10 +103,11 @@ def _law(
     for i, x in enumerate(curve.get('x') or []):
       ends = {k: _at(curve, k, i) for k in ('y', 'lo', 'hi')}
       rows.append({'fit': name, 'series': 'curve', 'x': x, **ends})
-  guides = [g for f in group for g in slope_guides.guides(f)]
-  guides = guides if references else []
+  guides = []
+  if runs is not None:
+    guides = [c for f in group for c in comparison.drawn(f, runs)]
   rows += [
-    {'fit': g.law.id, 'series': 'reference', 'x': x, 'y': y}
+    {'fit': g.law.id, 'series': f'reference, {g.how}', 'x': x, 'y': y}
     for g in guides
     for x, y in zip(g.x, g.y, strict=True)
   ]
@@ -113,7 +117,7 @@ def _law(
     stem('law', first, index),
     'laws',
     _common(list(map(title_of, group))),
-    f'{used} points fitted, {held} held out.{slope_guides.caption(guides)}',
+    f'{used} points fitted, {held} held out.{comparison.caption(guides)}',
     pd.DataFrame(rows),
     plots.power_law(
       [{**f, 'label': _rest(title_of(f), group)} for f in group],

@@ -35,6 +35,12 @@ class Law:
       the paper's units is in it (1e9 where the paper counts billions).
     certainty: read, reproduced or unverified.
     notes: conventions and conflicts.
+    domain: what the tokens are.
+    metric: what is predicted, as `table.METRICS`, or N_opt, D_opt, FID.
+    floor: `none`, `fitted`, or `fixed` at fixed_floor, which is subtracted.
+    counts: what n or c of the law is, as the keys of `table.N_CONVENTIONS`
+      and the text of a FLOP convention; '' for a surface.
+    disputed: a conflict with other numbers of its own paper is in `notes`.
   """
 
   id: str
@@ -48,6 +54,12 @@ class Law:
   x_scale: float
   certainty: str
   notes: str
+  domain: str
+  metric: str
+  floor: str
+  fixed_floor: float | None
+  counts: str
+  disputed: bool
 
   def predict(self, *inputs: Any) -> np.ndarray:
     """The law at inputs in `x_unit` (not the paper's scaled unit)."""

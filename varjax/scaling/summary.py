@@ -59,7 +59,7 @@ def context(sweep: sweepdir.SweepDir) -> dict[str, Any]:
     'methods': (sweep.fit or {}).get('agreement') or [],
     'sensitivity': fit_tables.sensitivity_rows(fits),
     'profiles': fit_tables.profile_rows(fits),
-    'published': fit_tables.published_rows(fits),
+    'published': fit_tables.published_rows(fits, sweep.runs),
     'models': run_rows(models),
     'tokenizers': run_rows(sweep.tokenizers),
     'failed': [r for r in run_rows(sweep.runs) if r['status'] != 'complete'],

@@ -148,13 +148,21 @@ class ResBlock(nn.Module):
   def __call__(
     self, x: Float[Array, 'B H W C'], deterministic: bool
   ) -> Float[Array, 'B H W F']:
-    h = nn.silu(_norm(self.spec, self.dtype, 'norm1')(x))
-    h = conv(self.features, 3, self.dtype, 'conv1')(h)
+    x = _whole(x)
+    h = _whole(nn.silu(_norm(self.spec, self.dtype, 'norm1')(x)))
+    h = conv(
+      self.features, 3, self.dtype, 'conv1', ('conv_outer', 'conv_inner')
+    )(h)
+    h = nn.with_logical_constraint(h, ('batch', None, None, 'conv_inner'))
     h = nn.silu(_norm(self.spec, self.dtype, 'norm2')(h))
+    h = nn.with_logical_constraint(h, ('batch', None, None, 'conv_inner'))
     h = nn.Dropout(self.spec.dropout)(h, deterministic=deterministic)
-    h = conv(self.features, 3, self.dtype, 'conv2')(h)
+    h = conv(
+      self.features, 3, self.dtype, 'conv2', ('conv_inner', 'conv_outer')
+    )(h)
+    h = _whole(h)
     if x.shape[-1] != self.features:
-      x = conv(self.features, 1, self.dtype, 'nin_shortcut')(x)
+      x = _whole(conv(self.features, 1, self.dtype, 'nin_shortcut')(x))
     return x + h
 
 
@@ -167,8 +175,9 @@ class AttnBlock(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, 'B H W C']) -> Float[Array, 'B H W C']:
     height, width, channels = x.shape[1:]
-    h = _norm(self.spec, self.dtype, 'norm')(x)
-    h = conv(3 * channels, 1, self.dtype, 'qkv')(h)
+    x = _whole(x)
+    h = _whole(_norm(self.spec, self.dtype, 'norm')(x))
+    h = _whole(conv(3 * channels, 1, self.dtype, 'qkv')(h))
     q, k, v = jnp.split(einops.rearrange(h, 'b h w c -> b (h w) c'), 3, axis=-1)
     scores = jnp.einsum(
       'bqc,bkc->bqk', q, k, preferred_element_type=jnp.float32
@@ -176,7 +185,7 @@ class AttnBlock(nn.Module):
     weights = jax.nn.softmax(scores * channels**-0.5).astype(self.dtype)
     h = jnp.einsum('bqk,bkc->bqc', weights, v)
     h = einops.rearrange(h, 'b (h w) c -> b h w c', h=height, w=width)
-    return x + conv(channels, 1, self.dtype, 'proj_out')(h)
+    return x + _whole(conv(channels, 1, self.dtype, 'proj_out')(h))
 
 
 class Encoder(nn.Module):
@@ -207,6 +216,7 @@ class Encoder(nn.Module):
           x.shape[-1], 3, dtype, f'down_{level}_downsample_conv',
           strides=2, padding=((0, 1), (0, 1)),
         )(x)  # fmt: skip
+        x = _whole(x)
     x = _middle(spec, dtype, deterministic)(x)
     x = nn.silu(_norm(spec, dtype, 'norm_out')(x))
     channels = spec.latent_channels
@@ -240,6 +250,7 @@ class Decoder(nn.Module):
       if level:
         x = einops.repeat(x, 'b h w c -> b (h 2) (w 2) c')
         x = conv(x.shape[-1], 3, dtype, f'up_{level}_upsample_conv')(x)
+        x = _whole(x)
     x = nn.silu(_norm(spec, dtype, 'norm_out')(x))
     x = conv(3, 3, dtype, 'conv_out', ('conv_in', None))(x)
     return x.astype(jnp.float32)
@@ -258,6 +269,11 @@ def _middle(
     return ResBlock(width, spec, dtype, name='mid_block_2')(x, deterministic)
 
   return apply
+
+
+def _whole(x: Float[Array, 'B H W C']) -> Float[Array, 'B H W C']:
+  """Channels whole on every device of the tensor axis."""
+  return nn.with_logical_constraint(x, ('batch', None, None, None))
 
 
 def _norm(spec: TokenizerSpec, dtype: Any, name: str) -> GroupNorm:

@@ -1,0 +1,114 @@
+"""Published families: counts by shapes, by formula and as published."""
+
+from flax.core import meta
+import jax
+import jax.numpy as jnp
+import pytest
+
+from varjax import families, flops
+from varjax.errors import ConfigError
+from varjax.models.transformer import Transformer
+from varjax.orders import make_order, sequence_of
+
+MEMBERS = tuple(families.names())
+# The others of a family differ in size alone; the formula covers all.
+INITIALISED = [
+  'var-d6',
+  'var-d36',
+  'llamagen-B',
+  'llamagen-3B',
+  'imagegpt-S',
+  'maskgit',
+]
+# Of "2.3B" only the first digits are kept; the model has 2.354 B.
+TRUNCATED = {'var-d36': 0.03, 'var-d24': 0.04}
+
+
+def _formula(member):
+  sequence = sequence_of(member.order, member.tokenizer)
+  return flops.parameter_counts(member.model, sequence)
+
+
+@pytest.mark.parametrize('name', INITIALISED)
+def test_the_formula_counts_what_the_model_initialises(name):
+  member = families.member(name)
+  layout = make_order(member.order, member.tokenizer).layout
+  rows = layout.positions - layout.start
+  kind = jnp.int32 if layout.input_kind == 'codes' else jnp.float32
+  model = Transformer(member.model, layout)
+  shapes = jax.eval_shape(
+    lambda: meta.unbox(
+      model.init(
+        {'params': jax.random.key(0)},
+        jnp.zeros(1, jnp.int32),
+        jnp.zeros((1, rows, layout.input_dim), kind),
+      )
+    )['params']
+  )
+  found = {
+    part: sum(leaf.size for leaf in jax.tree.leaves(tree))
+    for part, tree in shapes.items()
+  }
+  counts = _formula(member)
+  assert found['blocks'] == counts.linear
+  assert found.get('adaln', 0) == counts.adaln
+  assert found['embed'] == counts.input_embed + counts.tables
+  assert found['head'] == counts.head + counts.head_adaln
+
+
+@pytest.mark.parametrize('name', MEMBERS)
+def test_counts_are_the_published_ones(name):
+  member = families.member(name)
+  total = _formula(member).total
+  if member.published:
+    allowed = TRUNCATED.get(name, 0.01)
+    assert abs(total / member.published - 1) < allowed, total
+
+
+@pytest.mark.parametrize(
+  ('size', 'depth', 'width', 'hidden'),
+  [
+    ('B', 12, 768, 2048),
+    ('L', 24, 1024, 2816),
+    ('XL', 36, 1280, 3584),
+    ('XXL', 48, 1536, 4096),
+    ('3B', 24, 3200, 8704),
+  ],
+)
+def test_llamagen_has_the_public_layers(size, depth, width, hidden):
+  block = 4 * width**2 + 3 * width * hidden + 2 * width
+  tables = (2 * 16_384 + 1001) * width
+  public = depth * block + tables + width
+  # One start symbol more, see `families.llamagen`.
+  assert _formula(families.member(f'llamagen-{size}')).total == public + width
+
+
+def test_maskgit_and_its_tokenizer_have_227_million():
+  d = 768
+  block = 4 * (d * d + d) + (d * 3072 + 3072) + (3072 * d + d) + 4 * d
+  tables = (1024 + 1000 + 1) * d + 257 * d + 2 * d
+  head = d * d + d + 2 * d + 2025
+  transformer = 24 * block + tables + head
+  assert transformer == families.member('maskgit').published
+  channels, tokenizer = [128, 128, 256, 256, 512], 0
+
+  def block_of(before, after):
+    shortcut = before * after if before != after else 0
+    return 9 * before * after + 9 * after * after + shortcut
+
+  before = 128
+  for width in channels:
+    tokenizer += block_of(before, width) + block_of(width, width)
+    before = width
+  tokenizer += 4 * block_of(512, 512)  # both middles
+  for width in reversed(channels):
+    tokenizer += block_of(before, width) + block_of(width, width)
+    before = width
+  tokenizer += 9 * (128**2 + 2 * 256**2 + 512**2)  # after each enlarging
+  tokenizer += 2 * 9 * 3 * 128 + 512 * 256 + 9 * 256 * 512 + 1024 * 256
+  assert abs((transformer + tokenizer) / 227e6 - 1) < 0.01
+
+
+def test_an_unknown_member_is_named():
+  with pytest.raises(ConfigError, match='llamagen-XS'):
+    families.member('llamagen-XS')
