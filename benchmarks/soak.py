@@ -161,7 +161,8 @@ def table(rows: list[dict]) -> str:
   ]
   for number, row in enumerate(rows, start=1):
     same = 'identical' if row['identical'] else '**differ**'
-    said = row['message'].replace('|', '/')[:110]
+    said = row['message'].replace('|', '/')[:110] or 'nothing is to be said'
+    said = said if row['said'] else '**nothing**'
     lines.append(
       f'| {number} | {row["fault"]} | {row["moment"]} | {said} | {same} |'
     )

@@ -132,6 +132,9 @@ def _hit(scene: Scene, number: int, wait, message: str) -> Harm | None:
     os.kill(pid, number)
   except ProcessLookupError:
     return None
+  # It may save first; the next fault must not end that, or nobody could tell
+  # which of the two was spoken about.
+  wait_until(lambda: trial.pid() != pid, scene.launcher, 120.0)
   return Harm(f'{trial.name}: {moment}', message)
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from varjax.launch import base, manifest, policy
 
-# Speeds before this many seconds are those of a compiler.
+# For so long after the first sign of life a speed is that of a compiler: runs
+# tell their mean speed of the last half minute.
 _WARM_S = 60.0
 _MIN_PEERS = 2
 
@@ -23,8 +24,8 @@ class _Seen:
   """What is known of one running attempt."""
 
   trial: base.Trial
-  begun_s: float
   moved_s: float
+  first_moved_s: float | None = None
   content: Any = None
   seconds_per_image: float | None = None
 
@@ -41,7 +42,7 @@ class Watch:
   def begin(self, trial: base.Trial, now: float) -> None:
     """An attempt of `trial` runs from `now` on (monotonic seconds)."""
     content = manifest.read_json(trial.progress)
-    self._seen[trial.run_id] = _Seen(trial, now, now, content)
+    self._seen[trial.run_id] = _Seen(trial, now, content=content)
 
   def end(self, trial: base.Trial) -> None:
     """It no longer does."""
@@ -63,8 +64,10 @@ class Watch:
     if not isinstance(content, Mapping) or content == seen.content:
       return
     seen.content, seen.moved_s = content, now
+    if seen.first_moved_s is None:
+      seen.first_moved_s = now
     rate = content.get('images_per_s')
-    warm = now - seen.begun_s >= _WARM_S
+    warm = now - seen.first_moved_s >= _WARM_S
     if warm and isinstance(rate, int | float) and rate > 0:
       seen.seconds_per_image = 1 / rate
       self._speeds[seen.trial.run_id] = (1 / rate, seen.trial.flops_per_image)
