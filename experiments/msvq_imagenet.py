@@ -5,11 +5,20 @@
 Images of 256 x 256, or of 512 with `:resolution=512`. The network of the
 released `vae_ch160v4096z32` (108,948,355 weights). The multi-scale trainer
 was never released; this is the recipe of the authors' single-scale trainer
-(FoundationVision/vaex) with the multi-scale quantiser, *without* its
-adversarial part: no discriminator, no LPIPS, no moving average of the
-weights. It reconstructs with L1, L2 and the quantiser's loss, so images
-come out smoother than the released tokenizer's and its FID is not to be
-expected. Trained on ImageNet; the paper used OpenImages.
+(FoundationVision/vaex) with the multi-scale quantiser.
+
+By default it is *without* the adversarial part: no discriminator, no LPIPS,
+no moving average of the weights. It reconstructs with L1, L2 and the
+quantiser's loss, so images come out smoother than the released tokenizer's
+and its FID is not to be expected. `:recipe=full` has all of it, and needs
+the weights of three networks that ship in no package:
+
+  varjax train --config experiments/msvq_imagenet.py:recipe=full \\
+    --config.reconstruct.perceptual.weights=vgg16-397923af.pth,vgg.pth \\
+    --config.reconstruct.adversarial.weights=dino_deitsmall16_pretrain.pth \\
+    --workdir W/tokenizer
+
+Neither has been run. Trained on ImageNet; the paper used OpenImages.
 
 `imagenet2012` is a tfds builder whose archives must be downloaded by hand.
 
@@ -32,12 +41,17 @@ SCALES = {
 
 
 def get_config(arg=None):
-  """Returns the config; arguments `resolution` (256, 512) and `epochs`."""
-  arg = config_lib.parse_arg(arg, resolution=256, epochs=250)
+  """Returns the config.
+
+  Arguments: `resolution` (256, 512), `epochs` and `recipe` (pixel, full).
+  """
+  arg = config_lib.parse_arg(arg, resolution=256, epochs=250, recipe='pixel')
   if arg.resolution not in SCALES:
     raise errors.ConfigError(
       f'resolution={arg.resolution}: must be one of 256, 512'
     )
+  if arg.recipe not in ('pixel', 'full'):
+    raise errors.ConfigError(f'recipe={arg.recipe}: must be pixel or full')
   duration = config_lib.duration
   config = config_lib.default_config()
   config.task = 'reconstruct'
@@ -53,6 +67,14 @@ def get_config(arg=None):
   config.reconstruct.l1 = 0.2
   config.reconstruct.l2 = 1.0
   config.reconstruct.quantize = 1.0
+  if arg.recipe == 'full':
+    # Start, warm-up, blur, augmentation, consistency and the discriminator's
+    # optimiser are the defaults, which are vaex's.
+    config.ema = 0.9999
+    config.reconstruct.perceptual.backbone = 'lpips_vgg16'
+    config.reconstruct.perceptual.weight = 1.0
+    config.reconstruct.adversarial.discriminator = 'dino'
+    config.reconstruct.adversarial.weight = 0.4
   optim = config.optim
   optim.lr = 3e-4
   optim.lr_reference_batch = 0

@@ -120,6 +120,43 @@ def test_tokenizer_is_the_released_network():
     config.load('experiments/msvq_imagenet.py:resolution=100')
 
 
+def test_full_tokenizer_recipe_is_the_authors_trainer():
+  """Weights, schedule and optimisers of FoundationVision/vaex."""
+  path = 'experiments/msvq_imagenet.py:recipe=full'
+  with pytest.raises(errors.ConfigError, match=r'perceptual\.weights'):
+    _spec(path)
+  files = {
+    f'reconstruct.{part}.weights': 'file.pth'
+    for part in ('perceptual', 'adversarial')
+  }
+  run = config.to_spec(config.override(config.load(path), files), path)
+  assert run.ema == 0.9999
+  losses, gan = run.reconstruct, run.reconstruct.adversarial
+  assert (losses.l1, losses.l2, losses.perceptual.weight) == (0.2, 1, 1)
+  assert (gan.weight, gan.consistency, gan.cutout) == (0.4, 4, 0.2)
+  steps = schedule.resolve_run(run, TRAIN_IMAGES)
+  shares = [
+    getattr(steps.adversarial, name) / steps.total
+    for name in ('start', 'warmup', 'blur', 'lr_warmup')
+  ]
+  assert shares == pytest.approx([0.2, 0.02, 0.04, 0.01], abs=1e-5)
+  for optim, decay in ((run.optim, 0.005), (gan.optim, 0.0005)):
+    assert (optim.lr, optim.schedule, optim.final) == (3e-4, 'cos', 0.3)
+    assert (optim.beta1, optim.beta2) == (0.5, 0.9)
+    assert (optim.clip_norm, optim.weight_decay) == (10, decay)
+
+
+def test_own_images_give_the_same_codes_at_every_resolution():
+  for resolution in (64, 128, 256):
+    arg = f'resolution={resolution}'
+    run = _spec(f'experiments/folder_tokenizer.py:{arg}')
+    assert flops.sequence_of(run.tokenizer).positions == 680
+    var = _spec(f'experiments/folder_var.py:{arg},classes=7')
+    assert var.tokenizer == run.tokenizer
+    assert var.data == run.data
+    assert var.model.num_classes == 7
+
+
 def test_the_ladder_spans_18_million_to_2_billion():
   trials = sweep.load('sweeps/var_ladder.py')
   assert len(trials) == 12
