@@ -25,7 +25,7 @@ LAYERS = (
     'flops', 'families', 'decode_costs', 'memory', 'devices', 'topology',
     'roofline', 'workdir', 'clock',
     'window', 'signals', 'progress', 'checksum', 'compilation', 'profiler',
-    'replica_groups', 'collectives',
+    'replica_groups', 'collectives', 'hlo',
   ),
   (
     'sharding', 'optim', 'groups', 'averaging', 'metrics', 'checkpoint',
