@@ -25,6 +25,15 @@ from varjax.tasks import make_task
 from varjax.tasks.base import Task
 from varjax.types import Batch, PyTree
 
+# Options of the compiler, by platform. On a TPU, XLA overlaps the gathering
+# of sharded weights with the product that needs them by summing one product
+# per shard, so that activations pass through HBM once per shard: six times
+# the traffic for an MLP of d16 on v5e:4x4 (benchmarks/tpu_options.py). The
+# gathered weights are small beside the activations of an image model.
+COMPILER_OPTIONS: dict[str, dict[str, str]] = {
+  'tpu': {'xla_jf_spmd_threshold_for_windowed_einsum_mib': '1000000'},
+}
+
 
 @flax.struct.dataclass
 class TrainState:
@@ -113,6 +122,11 @@ class Program:
     }
 
   @property
+  def compiler_options(self) -> dict[str, str]:
+    """What the compiler is told on the platform of the mesh."""
+    return COMPILER_OPTIONS.get(self.mesh.devices.flat[0].platform, {})
+
+  @property
   def key(self) -> jax.Array:
     """Of the initial state."""
     return rng.stream(jax.random.key(self.run.seed), 'init')
@@ -152,6 +166,7 @@ class Program:
         ema=self.run.ema,
       ),
       donate_argnums=0,
+      compiler_options=self.compiler_options or None,
       out_shardings=(
         jax.tree.map(lambda leaf: leaf.sharding, self.abstract),
         sharding.replicated(self.mesh),
