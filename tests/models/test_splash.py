@@ -4,7 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractMesh, PartitionSpec
 import numpy as np
 import pytest
 
@@ -58,6 +58,21 @@ def test_a_mesh_changes_nothing():
     found = _with_gradients('splash', BLOCKS, 1.0, *arrays)
   for one, other in zip(found, expected, strict=True):
     np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_inside_a_shard_map_the_arrays_are_local():
+  q, k, v, _ = _arrays(BLOCKS)
+  mesh = sharding.make_mesh(MeshSpec(2, 1, 1), jax.devices()[:2])
+  spec = PartitionSpec('data')
+
+  def local(q, k, v):
+    return attention.attend(q, k, v, scale=1.0, blocks=BLOCKS, backend='splash')
+
+  split = jax.shard_map(
+    local, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False
+  )
+  expected = attention.attend(q, k, v, scale=1.0, blocks=BLOCKS, backend='xla')
+  np.testing.assert_allclose(jax.jit(split)(q, k, v), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
