@@ -47,3 +47,22 @@ def test_device_hours_by_hand():
 def test_an_unknown_device_names_the_known_ones():
   with pytest.raises(errors.ConfigError, match='v5p'):
     devices.get('v9')
+
+
+@pytest.mark.parametrize('name', ['v4', 'v5e', 'v5p', 'v6e'])
+def test_tpus_are_near_what_jax_says_of_them(name):
+  """The makers' pages against JAX's own table for kernels."""
+  from jax.experimental.pallas import tpu
+
+  version = getattr(tpu.ChipVersion, f'TPU_{name.upper()}')
+  cores = 2 if name in ('v4', 'v5p') else 1  # JAX counts one core.
+  info = tpu.get_tpu_info_for_chip(version, cores)
+  device = devices.get(name)
+  found = info.bf16_ops_per_second * cores
+  assert device.peak_flops == pytest.approx(found, rel=0.005)
+  found = info.hbm_capacity_bytes * cores
+  assert device.memory_bytes == pytest.approx(found, rel=0.011)
+  # For v5p the documentation says 2765 GB/s and JAX 2460.
+  found = info.mem_bw_bytes_per_second * cores
+  rel = 0.13 if name == 'v5p' else 0.005
+  assert device.bandwidth == pytest.approx(found, rel=rel)

@@ -54,9 +54,26 @@ class Roofline:
     """Without any."""
     return self.compute_s + self.hbm_s + self.link_s
 
-  def with_link(self, sent: float, seconds: float) -> Roofline:
-    """The same work, sending `sent` bytes in `seconds` instead."""
-    made = dataclasses.replace(self, link_bytes=sent, link_s=seconds)
+  @property
+  def middle_s(self) -> float:
+    """Half-way between perfect overlap and none: what to rank by."""
+    return (self.step_s + self.serial_s) / 2
+
+  def moving(self, slice_: Topology, hbm: float, link: float) -> Roofline:
+    """The same work on a slice, moving other bytes.
+
+    Args:
+      slice_: where.
+      hbm: bytes that one device reads and writes.
+      link: bytes that one device sends.
+    """
+    made = dataclasses.replace(
+      self,
+      hbm_bytes=hbm,
+      hbm_s=hbm / (slice_.device.bandwidth * HBM_EFFICIENCY),
+      link_bytes=link,
+      link_s=link / (slice_.bandwidth * LINK_EFFICIENCY),
+    )
     return dataclasses.replace(made, mfu=self.mfu * self.step_s / made.step_s)
 
   @property

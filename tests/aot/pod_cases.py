@@ -18,11 +18,13 @@ def compiled(used, limit=15.75 * GIB, sent=0.0):
   return Compiled(
     fits=used <= limit,
     used_bytes=int(used),
+    partial=False,
     limit_bytes=int(limit),
     memory=None,
     collectives={'all-gather': Traffic(1, int(sent), sent)},
+    hbm_bytes=sent,
     bounded=True,
-    refusal='',
+    refusal='' if used <= limit else 'RESOURCE_EXHAUSTED: hbm.',
     seconds=1.0,
     versions={'jax': '0', 'libtpu': '0'},
   )

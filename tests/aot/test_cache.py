@@ -63,9 +63,13 @@ def test_slice_code_and_versions_are_part_of_the_key(monkeypatch):
     assert cache.run_key(D30, V5E) != before
   monkeypatch.setattr(target, 'versions', lambda: {'libtpu': 'next'})
   assert cache.run_key(D30, V5E) != before
-  assert cache.program_key('x', V5E, [0, 1]) != cache.program_key(
-    'x', V5E, [1, 0]
-  )
+  keys = {
+    cache.program_key('x', V5E, [0, 1], {}),
+    cache.program_key('y', V5E, [0, 1], {}),
+    cache.program_key('x', V5E, [1, 0], {}),
+    cache.program_key('x', V5E, [0, 1], {'flag': '1'}),
+  }
+  assert len(keys) == 4
 
 
 @pytest.mark.parametrize('text', ['', '{', '[]', '{"schema": 0}', '{"a": 1}'])

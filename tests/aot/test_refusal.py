@@ -16,6 +16,12 @@ GIB = 2**30
       20.20 * GIB,
       15.75 * GIB,
     ),
+    (
+      'RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required '
+      'for HLO temporaries (22.76G) exceeds available HBM (15.75G).',
+      22.76 * GIB,
+      15.75 * GIB,
+    ),
     ('Used 812.5M of 15.75G hbm', 812.5 * 2**20, 15.75 * GIB),
     ('Used 1.50T of 95.74G hbm', 1.5 * 2**40, 95.74 * GIB),
   ],
@@ -23,6 +29,7 @@ GIB = 2**30
 def test_sizes_are_read(text, used, limit):
   found = refusal.parse(text)
   assert (found.used_bytes, found.limit_bytes) == (round(used), round(limit))
+  assert found.partial == ('temporaries' in text)
 
 
 def test_other_errors_are_not_about_memory():

@@ -41,17 +41,20 @@ def test_facts_survive_json():
     facts.from_json({'schema': 1}, 'x.json')
 
 
-def test_compiled_bytes_replace_the_estimate_of_the_interconnect():
+def test_compiled_bytes_replace_the_estimates():
   analytic = roofline.roofline(D30, V5E)
   quiet = report.describe(D30, V5E, compiled(9 * GIB))
-  assert quiet.roofline.link_s == 0
-  assert quiet.link_estimate_bytes == analytic.link_bytes
+  assert quiet.roofline.link_s == quiet.roofline.hbm_s == 0
+  assert quiet.roofline.bound == 'compute'
+  assert quiet.analytic == analytic
   loud = report.describe(D30, V5E, compiled(9 * GIB, sent=1e13))
-  seconds = 1e13 / (V5E.bandwidth * roofline.LINK_EFFICIENCY)
-  assert loud.roofline.step_s == pytest.approx(seconds)
+  link = 1e13 / (V5E.bandwidth * roofline.LINK_EFFICIENCY)
+  hbm = 1e13 / (V5E.device.bandwidth * roofline.HBM_EFFICIENCY)
+  assert loud.roofline.hbm_s == pytest.approx(hbm)
+  assert loud.roofline.step_s == loud.roofline.link_s == pytest.approx(link)
   ratio = loud.roofline.step_s / quiet.roofline.step_s
   assert quiet.roofline.mfu / loud.roofline.mfu == pytest.approx(ratio)
-  # Nothing was compiled, so nothing was sent: the estimate stays.
+  # Nothing was compiled, so nothing was moved: the estimate stays.
   refused = report.describe(D30, V5E, compiled(20 * GIB))
   assert refused.roofline == analytic
 

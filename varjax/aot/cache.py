@@ -25,6 +25,17 @@ from varjax.workdir import write_json
 # Sources that shape the program, beyond those that a run's id covers.
 _CODE = ('sharding.py', 'collectives.py', 'replica_groups.py',
          'aot/abstract.py', 'aot/compiler.py')  # fmt: skip
+# Names, places, and numbers that are constants of the program.
+_SHAPES_NOTHING = (
+  'name', 'role', 'seed', 'total', 'eval_batch_size', 'tokenizer_dir',
+  'codes_dir', 'init_from', 'sample', 'evaluate', 'checkpoint',
+  'keep_checkpoints', 'log', 'data.name', 'data.data_dir',
+  'data.train_split', 'data.val_split', 'data.resize_ratio', 'data.flip',
+  'data.num_classes', 'optim.lr', 'optim.lr_reference_batch',
+  'optim.warmup', 'optim.warmup_start', 'optim.final', 'optim.beta1',
+  'optim.beta2', 'optim.eps', 'optim.weight_decay',
+  'optim.weight_decay_end', 'optim.clip_norm',
+)  # fmt: skip
 
 
 def find(run: specs.RunSpec, slice_: Topology) -> Compiled | None:
@@ -68,8 +79,8 @@ def directory() -> pathlib.Path:
 def run_key(run: specs.RunSpec, slice_: Topology) -> str:
   """Hash of a run's shapes, the code, the slice and the versions.
 
-  Numbers that are constants of the program, such as the learning rate or
-  the length of the run, change no shape and are left out.
+  The learning rate, the length of the run and the like are constants of the
+  program: they change neither memory nor collectives and are left out.
 
   Raises:
     ConfigError: the mesh does not fit the slice.
@@ -85,18 +96,22 @@ def run_key(run: specs.RunSpec, slice_: Topology) -> str:
   return identity.digest(content)[:24]
 
 
-def program_key(text: str, slice_: Topology, order: list[int]) -> str:
+def program_key(
+  text: str, slice_: Topology, order: list[int], options: dict[str, str]
+) -> str:
   """Hash of a lowered program, the slice and the versions.
 
   Args:
     text: StableHLO.
     slice_: what it is compiled for.
     order: device numbers of the mesh, which the text does not hold.
+    options: of the compiler.
   """
   content = {
     'text': text,
     'topology': str(slice_),
     'order': order,
+    'options': options,
     'versions': target.versions(),
   }
   return identity.digest(content)[:24]
@@ -111,20 +126,11 @@ def _read(file: pathlib.Path) -> dict[str, Any]:
 
 
 def _shapes(run: specs.RunSpec, slice_: Topology) -> dict[str, Any]:
-  optim = run.optim
-  return {
-    'task': run.task,
-    'input': run.input,
-    'batch_size': run.batch_size,
-    'resolution': run.data.resolution,
-    'tokenizer': dataclasses.asdict(run.tokenizer),
-    'reconstruct': dataclasses.asdict(run.reconstruct),
-    'order': dataclasses.asdict(run.order),
-    'model': dataclasses.asdict(run.model),
-    'progressive': dataclasses.asdict(run.progressive),
-    'mesh': memory.mesh_shape(run.mesh, slice_.count),
-    'accumulate': optim.accumulate,
-    'moments_dtype': optim.moments_dtype,
-    'clips': optim.clip_norm > 0,
-    'schedule': optim.schedule,
-  }
+  """The spec without what is known to shape no program."""
+  values = dataclasses.asdict(run)
+  for name in _SHAPES_NOTHING:
+    section, _, key = name.rpartition('.')
+    del (values[section] if section else values)[key]
+  values['mesh'] = memory.mesh_shape(run.mesh, slice_.count)
+  values['clips'] = run.optim.clip_norm > 0
+  return values

@@ -57,9 +57,11 @@ class Compiled:
   Attributes:
     fits: whether the compiler accepted it.
     used_bytes: that one device needs, also where it does not fit.
+    partial: whether `used_bytes` leaves out the arguments.
     limit_bytes: that one device has; None where the compiler did not say.
     memory: None where it does not fit.
     collectives: by kind; empty where it does not fit.
+    hbm_bytes: that one device moves in one update; 0 where it does not fit.
     bounded: False where a loop's trips are not known and count as one.
     refusal: what the compiler said, '' where it fits.
     seconds: wall time of compiling.
@@ -68,9 +70,11 @@ class Compiled:
 
   fits: bool
   used_bytes: int
+  partial: bool
   limit_bytes: int | None
   memory: Memory | None
   collectives: dict[str, Traffic]
+  hbm_bytes: float
   bounded: bool
   refusal: str
   seconds: float

@@ -12,10 +12,10 @@ import jax
 from jax.sharding import Mesh
 
 from varjax import collectives, errors, schedule, sharding
-from varjax.aot import abstract, cache, refusal, target
+from varjax.aot import abstract, cache, refusal, target, traffic
 from varjax.aot.compiled import Compiled, Memory, Traffic
 from varjax.spec import RunSpec
-from varjax.step import Program
+from varjax.step import COMPILER_OPTIONS, Program
 from varjax.topology import Topology
 
 # Only turns epochs into updates, which are constants of the schedules.
@@ -37,7 +37,8 @@ def compiled(run: RunSpec, slice_: Topology) -> Compiled:
   mesh = sharding.make_mesh(run.mesh, target.devices(slice_))
   lowered = lower(run, mesh)
   order = [device.id for device in mesh.devices.flat]
-  program = cache.program_key(lowered.as_text(), slice_, order)
+  options = COMPILER_OPTIONS.get('tpu', {})
+  program = cache.program_key(lowered.as_text(), slice_, order, options)
   result = cache.find_program(program)
   if result is None:
     result = compile_lowered(lowered)
@@ -77,7 +78,8 @@ def compile_lowered(lowered: jax.stages.Lowered) -> Compiled:
     return _refused(str(error), time.monotonic() - start)
   seconds = time.monotonic() - start
   stats = program.memory_analysis()
-  found = collectives.parse(program.as_text())
+  text = program.as_text()
+  found = collectives.parse(text)
   memory = Memory(
     arguments=stats.argument_size_in_bytes,
     outputs=stats.output_size_in_bytes,
@@ -89,12 +91,14 @@ def compile_lowered(lowered: jax.stages.Lowered) -> Compiled:
   return Compiled(
     fits=True,
     used_bytes=memory.peak,
+    partial=False,
     limit_bytes=None,
     memory=memory,
     collectives={
       kind: Traffic(one.count, one.bytes, one.wire_bytes)
       for kind, one in collectives.totals(found).items()
     },
+    hbm_bytes=traffic.hbm_bytes(text),
     bounded=all(one.bounded for one in found),
     refusal='',
     seconds=seconds,
@@ -111,9 +115,11 @@ def _refused(message: str, seconds: float) -> Compiled:
   return Compiled(
     fits=False,
     used_bytes=sizes.used_bytes,
+    partial=sizes.partial,
     limit_bytes=sizes.limit_bytes,
     memory=None,
     collectives={},
+    hbm_bytes=0.0,
     bounded=True,
     refusal=message.strip().splitlines()[0],
     seconds=seconds,

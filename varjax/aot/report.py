@@ -11,7 +11,7 @@ from typing import Any
 
 from varjax import memory
 from varjax.aot.compiled import Compiled
-from varjax.roofline import LINK_EFFICIENCY, Roofline, roofline
+from varjax.roofline import Roofline, roofline
 from varjax.spec import RunSpec
 from varjax.topology import Topology
 
@@ -31,9 +31,9 @@ class Report:
     limit_bytes: HBM of one device, by the compiler if it said.
     estimate_bytes: of the analytic memory model, to compare with
       `compiled.used_bytes`.
-    roofline: the least step time, with the bytes that the compiled
-      collectives send; an estimate. None for tokenizers.
-    link_estimate_bytes: what the analytic roofline thought would be sent.
+    roofline: the least step time, with the bytes that the compiled program
+      moves; an estimate. None for tokenizers.
+    analytic: the same without the compiler, as plans use it.
   """
 
   name: str
@@ -46,7 +46,7 @@ class Report:
   limit_bytes: int
   estimate_bytes: int
   roofline: Roofline | None
-  link_estimate_bytes: float | None
+  analytic: Roofline | None
 
 
 def describe(run: RunSpec, slice_: Topology, compiled: Compiled) -> Report:
@@ -57,12 +57,9 @@ def describe(run: RunSpec, slice_: Topology, compiled: Compiled) -> Report:
   """
   roof = estimate = None
   if run.task != 'reconstruct':
-    roof = roofline(run, slice_)
-    estimate = roof.link_bytes
+    roof = estimate = roofline(run, slice_)
     if compiled.fits:
-      sent = compiled.wire_bytes
-      seconds = sent / (slice_.bandwidth * LINK_EFFICIENCY)
-      roof = roof.with_link(sent, seconds)
+      roof = roof.moving(slice_, compiled.hbm_bytes, compiled.wire_bytes)
   return Report(
     name=run.name or run.task,
     topology=str(slice_),
@@ -74,19 +71,19 @@ def describe(run: RunSpec, slice_: Topology, compiled: Compiled) -> Report:
     limit_bytes=compiled.limit_bytes or int(slice_.device.memory_bytes),
     estimate_bytes=memory.memory_estimate(run, slice_.count).total,
     roofline=roof,
-    link_estimate_bytes=estimate,
+    analytic=estimate,
   )
 
 
 def to_json(report: Report) -> dict[str, Any]:
   """The report as JSON values, with what the roofline implies."""
   values = {'schema': 1, 'kind': 'varjax.aot', **dataclasses.asdict(report)}
-  if report.roofline:
-    values['roofline'] |= {
-      'step_s': report.roofline.step_s,
-      'serial_s': report.roofline.serial_s,
-      'bound': report.roofline.bound,
-    }
+  for name in ('roofline', 'analytic'):
+    roof = getattr(report, name)
+    if roof:
+      values[name] |= {
+        'step_s': roof.step_s, 'serial_s': roof.serial_s, 'bound': roof.bound,
+      }  # fmt: skip
   return values
 
 
@@ -152,7 +149,7 @@ def _time(report: Report) -> list[tuple[str, str]]:
   roof = report.roofline
   if roof is None:
     return [('step time', 'no estimate: the roofline is of transformers')]
-  analytic = report.link_estimate_bytes or 0.0
+  analytic = report.analytic or roof
   return [
     (
       'step time',
@@ -161,10 +158,14 @@ def _time(report: Report) -> list[tuple[str, str]]:
       'overlaps',
     ),
     ('  compute', f'{roof.compute_s:.3f} s'),
-    ('  memory', f'{roof.hbm_s:.3f} s, {gib(roof.hbm_bytes)}'),
+    (
+      '  memory',
+      f'{roof.hbm_s:.3f} s, {gib(roof.hbm_bytes)} compiled, '
+      f'{gib(analytic.hbm_bytes)} by the analytic model',
+    ),
     (
       '  interconnect',
       f'{roof.link_s:.3f} s, {gib(roof.link_bytes)} compiled, '
-      f'{gib(analytic)} by the analytic model',
+      f'{gib(analytic.link_bytes)} by the analytic model',
     ),
   ]

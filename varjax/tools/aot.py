@@ -66,6 +66,13 @@ def ask(run: RunSpec, slice_: Topology) -> Compiled:
   if known is not None:
     return known
   target.prepare()
+  version = target.versions()['libtpu']
+  print(
+    f'compiling {run.name or run.task} for {slice_} with libtpu {version}: '
+    'this takes minutes, once',
+    file=sys.stderr,
+    flush=True,
+  )
   # JAX starts only now, in the environment that `prepare` made.
   from varjax.aot import compiler
 
@@ -80,7 +87,8 @@ def refusal(run: RunSpec, slice_: Topology, report: reports.Report) -> str:
     f'{report.name} does not fit {slice_} with mesh {data},{fsdp},{tensor}, '
     f'batch {report.batch_size} in {report.accumulate} and remat '
     f'{report.remat}: a device needs {used} of '
-    f'{reports.gib(report.limit_bytes)}'
+    f'{reports.gib(report.limit_bytes)} (the compiler: '
+    f'{report.compiled.refusal.rstrip(".")})'
   )
   if run.task == 'reconstruct':
     return f'{text}; lower batch_size or raise optim.accumulate'

@@ -1,0 +1,109 @@
+"""Bytes through memory, counted by hand on text and on compiled loops."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from varjax import errors, hlo
+from varjax.aot import traffic
+
+# A loop of 5 trips over stacked activations, as the TPU compiler writes it:
+# one fusion reads a slice, one updates a slice in place, a copy brings an
+# array on chip (S(1)), where reading it is free.
+LOOP = """
+HloModule jit_update, num_partitions=4
+
+%read (p.0: bf16[5,8,128], p.1: s32[]) -> bf16[8,128] {
+  %p.0 = bf16[5,8,128]{2,1,0} parameter(0)
+  %p.1 = s32[] parameter(1)
+  %slice.0 = bf16[1,8,128]{2,1,0} dynamic-slice(%p.0, %p.1), dynamic_slice_sizes={1,8,128}
+  ROOT %view = bf16[8,128]{1,0} bitcast(%slice.0)
+}
+
+%nested (q.0: bf16[5,8,128], q.1: s32[]) -> bf16[8,128] {
+  %q.0 = bf16[5,8,128]{2,1,0} parameter(0)
+  %q.1 = s32[] parameter(1)
+  ROOT %inner = bf16[8,128]{1,0} fusion(%q.0, %q.1), kind=kLoop, calls=%read
+}
+
+%write (r.0: bf16[5,8,128], r.1: bf16[8,128], r.2: s32[]) -> (bf16[5,8,128], f32[8]) {
+  %r.0 = bf16[5,8,128]{2,1,0} parameter(0)
+  %r.1 = bf16[8,128]{1,0} parameter(1)
+  %r.2 = s32[] parameter(2)
+  %update = bf16[1,8,128]{2,1,0} bitcast(%r.1)
+  %stack = bf16[5,8,128]{2,1,0} dynamic-update-slice(%r.0, %update, %r.2)
+  %sum = f32[8]{0} negate(%r.1)
+  ROOT %both = (bf16[5,8,128]{2,1,0}, f32[8]{0:S(1)}) tuple(%stack, %sum)
+}
+
+%body (s: (s32[], bf16[5,8,128])) -> (s32[], bf16[5,8,128]) {
+  %s = (s32[], bf16[5,8,128]{2,1,0}) parameter(0)
+  %i = s32[]{:S(6)} get-tuple-element(%s), index=0
+  %x = bf16[5,8,128]{2,1,0} get-tuple-element(%s), index=1
+  %a = bf16[8,128]{1,0} fusion(%x, %i), kind=kLoop, calls=%nested
+  %start = (bf16[8,128]{1,0:S(1)}, bf16[8,128]{1,0}, u32[]{:S(2)}) copy-start(%a)
+  %done = bf16[8,128]{1,0:S(1)} copy-done(%start)
+  %w = (bf16[5,8,128]{2,1,0}, f32[8]{0:S(1)}) fusion(%x, %done, %i), kind=kLoop, calls=%write
+  %y = bf16[5,8,128]{2,1,0} get-tuple-element(%w), index=0
+  ROOT %t = (s32[], bf16[5,8,128]{2,1,0}) tuple(%i, %y)
+}
+
+%condition (c: (s32[], bf16[5,8,128])) -> pred[] {
+  %c = (s32[], bf16[5,8,128]{2,1,0}) parameter(0)
+  ROOT %lt = pred[] constant(true)
+}
+
+ENTRY %main (arg: bf16[5,8,128]) -> f32[8,128] {
+  %arg = bf16[5,8,128]{2,1,0} parameter(0)
+  %zero = s32[] constant(0)
+  %buffer = bf16[5,8,128]{2,1,0} custom-call(), custom_call_target="AllocateBuffer"
+  %state = (s32[], bf16[5,8,128]{2,1,0}) tuple(%zero, %arg)
+  %loop = (s32[], bf16[5,8,128]{2,1,0}) while(%state), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+  %end = bf16[5,8,128]{2,1,0} get-tuple-element(%loop), index=1
+  ROOT %out = f32[8,128]{1,0} fusion(%end, %zero), kind=kLoop, calls=%nested
+}
+"""  # noqa: E501 - as a compiler prints it
+
+SLICE = 8 * 128 * 2
+
+
+def test_a_loop_by_hand():
+  read = 2 * SLICE  # a slice in, the slice out
+  copy = SLICE  # on chip
+  write = SLICE  # in place, from the chip; the sum stays there
+  out = SLICE + 8 * 128 * 4
+  scalars = 5 * 0 + 4  # the index on chip, and the constant of the last
+  expected = 5 * (read + copy + write) + out + scalars
+  assert traffic.hbm_bytes(LOOP) == expected
+
+
+def test_every_trip_of_a_real_loop_counts():
+  def text(trips):
+    def body(x, w):
+      return jnp.sin(x @ w), None
+
+    x = jax.ShapeDtypeStruct((64, 64), jnp.float32)
+    w = jax.ShapeDtypeStruct((trips, 64, 64), jnp.float32)
+    run = jax.jit(lambda x, w: jax.lax.scan(body, x, w)[0])
+    return run.lower(x, w).compile().as_text()
+
+  few, many = traffic.hbm_bytes(text(4)), traffic.hbm_bytes(text(12))
+  one = 64 * 64 * 4
+  # At the least: weights, and the carry in and out.
+  assert 12 * 3 * one < many < 12 * 12 * one
+  assert many / few == pytest.approx(3, rel=0.2)
+
+
+def test_walk_multiplies_trips_and_sees_fusions_when_asked():
+  module = hlo.parse(LOOP)
+  trips = {v.line.name: v.trips for v in module.walk()}
+  assert trips['w'] == 5
+  assert trips['out'] == 1
+  assert 'slice.0' not in trips
+  inside = [v.trips for v in module.walk(True) if v.line.name == 'slice.0']
+  assert inside == [5, 1]
+
+
+def test_another_text_is_refused():
+  with pytest.raises(errors.ConfigError, match='ENTRY'):
+    traffic.hbm_bytes('not a program')
