@@ -20,12 +20,15 @@ from varjax import (
   cli,
   errors,
   flops,
+  inputs,
   metrics,
   progressive,
   records,
   schedule,
+  sharding,
   train,
 )
+from varjax.aot import abstract
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -294,3 +297,26 @@ def test_sigterm_saves_and_the_same_command_resumes(world, tmp_path):
   assert saved
   said = int(stderr.split('after update ')[1].split()[0])
   assert saved == said
+
+
+def test_abstract_inputs_are_those_of_a_run(world):
+  """What is compiled ahead of time is called with what a run reads."""
+  images = world[0]
+  for run in (
+    tiny.var_run(*world),
+    tiny.var_run(*world, input='images'),
+    tiny.tokenizer_run(images),
+  ):
+    mesh = sharding.make_mesh(run.mesh)
+    opened = inputs.open_inputs(run, 0, 1)
+    real = {'frozen': opened.frozen, 'batch': next(opened.train)}
+    shaped = {
+      'frozen': abstract.frozen(run, mesh),
+      'batch': abstract.batch(run, mesh),
+    }
+    opened.train.close()
+    real, shaped = (
+      jax.tree.map(lambda x: (tuple(x.shape), str(x.dtype)), tree)
+      for tree in (real, shaped)
+    )
+    assert real == shaped
