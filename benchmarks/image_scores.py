@@ -24,22 +24,25 @@ from varjax.scoring import images, statistics
 from varjax.spec import DataSpec
 
 LEVELS = {'blur': (0.5, 1, 2), 'noise': (8, 16, 32), 'swap': (1, 2, 4)}
-COUNTS = (200, 400, 800, 1300, 1800)
+COUNTS = (150, 300, 600, 900, 1300)
 
 
 def main() -> None:
   """Prints one line per case."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument(
-    '--images', type=int, default=1300, help='in a damaged set'
+    '--images', type=int, default=300, help='in a damaged set'
+  )
+  parser.add_argument(
+    '--half', type=int, default=1300, help='images in reference and in pool'
   )
   parser.add_argument('--plot', help='figure to write')
   args = parser.parse_args()
   compilation.enable_cache()
   extract = statistics.Extractor(features.load('efflite0'), 64)
   everything = np.random.default_rng(0).permutation(_images())
-  half = len(everything) // 2
-  pool, reference = everything[:half], everything[half:]
+  half = min(args.half, len(everything) // 2)
+  pool, reference = everything[:half], everything[half : 2 * half]
   seen = extract(images.of_array(reference, 'reference'))
   clean = extract(images.of_array(pool, 'pool'))
   device = jax.devices()[0].device_kind

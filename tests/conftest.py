@@ -54,6 +54,8 @@ def one_device() -> Iterator[None]:
   with pytest.MonkeyPatch.context() as patch:
     make_mesh = sharding.make_mesh
     patch.setattr(
-      sharding, 'make_mesh', lambda spec: make_mesh(spec, jax.devices()[:1])
+      sharding,
+      'make_mesh',
+      lambda spec, *_: make_mesh(spec, jax.devices()[:1]),
     )
     yield

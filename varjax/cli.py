@@ -20,7 +20,7 @@ COMMANDS = {
   'sample': 'sample images from a trained run',
   'sample-50k': 'sample images of every class for an evaluation by FID',
   'edit': 'in-paint, out-paint, edit by class or super-resolve an image',
-  'eval': 'evaluate a trained run on its validation split',
+  'eval': 'evaluate a run, or score images against a reference',
   'sweep': 'train every trial of a sweep file, resumably',
   'status': 'show how far a sweep is',
   'fit': 'fit scaling laws to records or to any table',

@@ -2,28 +2,24 @@
 
 import json
 
-import jax
 import numpy as np
 from PIL import Image
 import pytest
 import random_pipeline
 import tiny_network
 
-from varjax import cli, evaluations, features, pipeline, sharding
+from varjax import cli, evaluations, features, pipeline
 
 SIDE = 16
 
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
+
 @pytest.fixture(autouse=True)
 def small(monkeypatch, tmp_path):
-  """The tiny network under its own name, one device, an empty cache."""
+  """The tiny network under its own name, and an empty cache."""
   monkeypatch.setitem(features.NETWORKS, 'tiny', lambda _: tiny_network.make())
-  make_mesh = sharding.make_mesh
-  monkeypatch.setattr(
-    sharding,
-    'make_mesh',
-    lambda spec, _=None: make_mesh(spec, jax.devices()[:1]),
-  )
   monkeypatch.setenv('VARJAX_CACHE', str(tmp_path / 'cache'))
 
 
