@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from varjax.models import attention, dense, norm, rotary
+from varjax.models import attention, dense, maps, norm, rotary
 from varjax.models.adaln import init_std
 from varjax.models.cache import attend_cached
 from varjax.spec import ModelSpec
@@ -138,6 +138,9 @@ class SelfAttention(nn.Module):
     if prefix is not None:
       keys = jnp.concatenate([prefix[0].astype(k.dtype), k], axis=1)
       values = jnp.concatenate([prefix[1].astype(v.dtype), v], axis=1)
+    if self.is_mutable_collection(maps.COLLECTION):
+      weights = maps.weights(q, keys, scale, blocks, steps)
+      self.sow(maps.COLLECTION, 'weights', weights)
     if visible is None:
       out = attention.attend(
         q,

@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int
 import numpy as np
 
 from varjax import errors
-from varjax.models import attention, rotary
+from varjax.models import attention, maps, rotary
 from varjax.models.adaln import BlockModulation
 from varjax.models.block import Block
 from varjax.models.cache import Cache
@@ -259,7 +259,7 @@ def _stacked(spec: ModelSpec) -> type[Block]:
   everywhere = nn.broadcast
   return nn.scan(
     block,
-    variable_axes={'params': 0},
+    variable_axes={'params': 0, maps.COLLECTION: 0},
     split_rngs={'params': True, 'drop_path': True},
     in_axes=(0, 0, 0, *(everywhere,) * 6),
     length=spec.depth,
