@@ -77,7 +77,8 @@ def _patterns(run, params, images: int) -> attention.Patterns:
   labels = jnp.asarray([b['label'] for b in batch], jnp.int32)
   order = make_order(run.order, tokenizer.spec)
   model = Transformer(run.model, order.layout)
-  quantizer = tokenizer.tokenizer.quantizer(tokenizer.params)
+  weights = jax.tree.map(jnp.asarray, tokenizer.params)
+  quantizer = tokenizer.tokenizer.quantizer(weights)
 
   @jax.jit
   def forward(params, labels, codes):

@@ -23,7 +23,7 @@ import pandas as pd
 
 from varjax import compilation, decode_costs, errors, features, records
 from varjax.data import preprocess, sources
-from varjax.evals import kid, logistic_bits
+from varjax.evals import bits, kid
 from varjax.orders import sequence_of
 from varjax.pipeline import VarPipeline
 from varjax.scaling import paradigms
@@ -49,10 +49,10 @@ def main() -> None:
   compilation.enable_cache()
   kept = given.root / 'measured.jsonl'
   rows = _read(kept)
-  for record in _records(given.root / 'sweep'):
+  for path, record in _records(given.root / 'sweep'):
     if record.run_id in {row['run_id'] for row in rows}:
       continue
-    row = _measure(given.root / 'sweep' / record.name, record, given.samples)
+    row = _measure(path, record, given.samples)
     rows.append(row)
     with kept.open('a') as file:
       file.write(json.dumps(row) + '\n')
@@ -69,12 +69,15 @@ def _read(path: pathlib.Path) -> list[dict[str, Any]]:
   return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def _records(sweep: pathlib.Path) -> list[records.RunRecord]:
+def _records(
+  sweep: pathlib.Path,
+) -> list[tuple[pathlib.Path, records.RunRecord]]:
+  """Workdirs and records of the complete runs of a sweep."""
   found = []
-  for file in sorted(sweep.glob('*/records.jsonl')):
+  for file in sorted(sweep.glob('trials/*/records.jsonl')):
     for record in records.latest(records.read(file)):
       if record.status == 'complete':
-        found.append(_named(record, file.parent.name))
+        found.append((file.parent, record))
   if not found:
     raise errors.DataError(f'{sweep}: no complete run; train the sweep first')
   return found
@@ -118,9 +121,9 @@ def _measure(
     'images_seen': record.images_seen,
     'code_nats': code_nats,
     'code_nats_sem': sem_nats,
-    'code_bits_per_dim': logistic_bits.bits_per_dim(code_nats, values),
-    'bits_per_dim': logistic_bits.bits_per_dim(code_nats + residual, values),
-    'bits_per_dim_sem': logistic_bits.bits_per_dim(sem_nats, values),
+    'code_bits_per_dim': _per_dim(code_nats, values),
+    'bits_per_dim': _per_dim(code_nats + residual, values),
+    'bits_per_dim_sem': _per_dim(sem_nats, values),
     'sequential_steps': pipe.order.turns,
     'flops_sample': costs.flops,
     'train_wall_s': record.wall_s,
@@ -156,11 +159,17 @@ def _residual(tokenizer_dir: str) -> tuple[float, bool]:
     batches = np.array_split(images, math.ceil(len(images) / 256))
     shown = [np.asarray(decode(b.astype(np.float32) / 127.5 - 1))
              for b in batches]  # fmt: skip
-    return images, np.concatenate(shown)
+    return images, (np.concatenate(shown).astype(np.float64) + 1) * 127.5
 
-  widths = logistic_bits.fit_widths(*both('train', _TRAIN_IMAGES))
-  nats = logistic_bits.residual_nats(*both('validation', 0), widths)
-  return float(nats.mean()), bool((nats == 0).all())
+  images, shown = both('validation', 0)
+  if np.array_equal(np.rint(shown), images):
+    return 0.0, True
+  residual = bits.fit(*both('train', _TRAIN_IMAGES))
+  return float(residual.bits(images, shown).mean()) * math.log(2), False
+
+
+def _per_dim(nats: float, values: int) -> float:
+  return nats / (math.log(2) * values)
 
 
 @functools.cache
