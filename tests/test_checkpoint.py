@@ -165,7 +165,7 @@ def test_unwritable_folder_is_one_sentence(tmp_path, monkeypatch):
     raise OSError(28, 'No space left on device')
 
   monkeypatch.setattr(found._manager, 'save', full)
-  with pytest.raises(errors.CheckpointError, match='No space left'):
+  with pytest.raises(errors.NotWritten, match='No space left'):
     found.save(1, _state())
   found.close()
 

@@ -25,7 +25,7 @@ LAYERS = (
     'flops', 'families', 'decode_costs', 'memory', 'devices', 'topology',
     'roofline', 'workdir', 'clock',
     'window', 'signals', 'progress', 'checksum', 'compilation', 'profiler',
-    'replica_groups', 'collectives', 'hlo',
+    'replica_groups', 'collectives', 'hlo', 'distributed', 'explain', 'storage',
   ),
   (
     'sharding', 'optim', 'groups', 'averaging', 'metrics', 'checkpoint',

@@ -283,7 +283,7 @@ def test_sigterm_saves_and_the_same_command_resumes(world, tmp_path):
   process = subprocess.Popen(argv, env=environment, cwd=ROOT,
                              stderr=subprocess.PIPE, text=True)  # fmt: skip
   progress = tmp_path / 'w' / 'progress.json'
-  deadline = time.monotonic() + 120
+  deadline = time.monotonic() + 300
   while not (progress.exists() and json.loads(progress.read_text())['step']):
     assert process.poll() is None, process.stderr.read()
     assert time.monotonic() < deadline

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from varjax import distributed
 from varjax import spec as specs
 from varjax.data import pipeline, sources
 from varjax.evals import sheets
@@ -30,6 +31,15 @@ def _finish_tokenizer(
   weights = _whole(state.weights)
   # The discriminator was of use in training alone.
   params = {k: v for k, v in weights.items() if k != DISCRIMINATOR}
+  identifier = distributed.on_first(
+    lambda: _export_tokenizer(run, workdir, params)
+  )
+  return {'tokenizer_id': identifier}
+
+
+def _export_tokenizer(
+  run: specs.RunSpec, workdir: Workdir, params: PyTree
+) -> str:
   identifier = artifact.save(workdir.path, run.tokenizer, run.data, params)
   source = sources.open_source(run.data, 'validation')
   batch = next(
@@ -47,7 +57,7 @@ def _finish_tokenizer(
   sheets.reconstruction_sheet(
     (images + 1) / 2, (partial + 1) / 2, workdir.path / 'reconstruction.png'
   )
-  return {'tokenizer_id': identifier}
+  return identifier
 
 
 def _finish_generator(

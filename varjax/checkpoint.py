@@ -32,7 +32,7 @@ class Restored(NamedTuple):
   Attributes:
     step: updates made.
     state: arrays with the shardings that were asked for.
-    data_state: where this process was in its input.
+    data_state: where the run was in its input.
     meta: as saved.
   """
 
@@ -78,18 +78,18 @@ class Checkpoints:
     Args:
       step: updates made.
       state: unboxed arrays.
-      data_state: this process's place in its input.
+      data_state: place in the input, the same on every process.
       meta: anything JSON.
 
     Raises:
-      CheckpointError: this save, or the one before, could not be written.
+      NotWritten: this save, or the one before, could not be written.
     """
     if step in self._manager.all_steps():
       return
     header = {
       'run_id': self._run_id,
       'step': step,
-      'data_states': _gather(data_state),
+      'data_state': data_state,
       'fingerprints': checksum.fingerprints(state),
       'meta': dict(meta or {}),
     }
@@ -108,7 +108,7 @@ class Checkpoints:
     """Returns when every save is complete on disk.
 
     Raises:
-      CheckpointError: a save could not be written.
+      NotWritten: a save could not be written.
     """
     try:
       self._manager.wait_until_finished()
@@ -122,6 +122,14 @@ class Checkpoints:
       self.wait()
     finally:
       self._manager.close()
+
+  def __enter__(self) -> Checkpoints:
+    return self
+
+  def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+    """Closes; but after an error no process waits for another one."""
+    if error is None or jax.process_count() == 1:
+      self.close()
 
   def latest_step(self) -> int | None:
     """The last complete step, or None."""
@@ -189,13 +197,6 @@ class Checkpoints:
         f'{self._path(step)}: belongs to run {header["run_id"]}, not to '
         f'{self._run_id}; use another workdir'
       )
-    states = header['data_states']
-    if len(states) != jax.process_count():
-      raise errors.CheckpointError(
-        f'{self._path(step)}: was saved by {len(states)} processes and holds '
-        f'the input position of each; it cannot continue on '
-        f'{jax.process_count()}'
-      )
     state = self._manager.restore(
       step,
       args=ocp.args.Composite(
@@ -205,8 +206,7 @@ class Checkpoints:
         )
       ),
     )['state']
-    data_state = states[jax.process_index()]
-    return Restored(step, state, data_state, header['meta']), header
+    return Restored(step, state, header['data_state'], header['meta']), header
 
   def _set_aside(self, failed: Mapping[int, str], step: int) -> None:
     if not failed:
@@ -225,10 +225,11 @@ class Checkpoints:
   def _path(self, step: int) -> pathlib.Path:
     return self._workdir / FOLDER / str(step)
 
-  def _not_written(self, error: Exception) -> errors.CheckpointError:
-    return errors.CheckpointError(
+  def _not_written(self, error: Exception) -> errors.NotWritten:
+    return errors.NotWritten(
       f'{self._workdir / FOLDER}: a checkpoint could not be written '
-      f'({_sentence(error)})'
+      f'({_sentence(error)}); make room and run the same command again, '
+      'which resumes from the last whole one'
     )
 
 
@@ -374,21 +375,6 @@ def _all_processes(ok: bool) -> bool:
   if jax.process_count() == 1:
     return ok
   return bool(multihost_utils.process_allgather(np.array(ok)).all())
-
-
-def _gather(text: str) -> list[str]:
-  """The text of every process, in the order of their indices."""
-  if jax.process_count() == 1:
-    return [text]
-  data = np.frombuffer(text.encode(), np.uint8)
-  lengths = multihost_utils.process_allgather(np.array(data.size, np.int32))
-  padded = np.zeros(int(lengths.max()), np.uint8)
-  padded[: data.size] = data
-  rows = multihost_utils.process_allgather(padded)
-  return [
-    bytes(row[:length]).decode()
-    for row, length in zip(rows, lengths.ravel(), strict=True)
-  ]
 
 
 def _move_aside(path: pathlib.Path, folder: pathlib.Path) -> None:

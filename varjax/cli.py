@@ -2,16 +2,18 @@
 
 Bad input ends in one sentence on stderr and the error's exit code: 2 for
 input, 3 for a refused fit, 4 for a run that stopped, 5 for one that does
-not fit, 143 for a signal. Anything else is a defect and shows its traceback.
+not fit, 75 where the machine failed and the same command may succeed later,
+143 for a signal. Anything else is a defect and shows its traceback.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
+import traceback
 
 import varjax
-from varjax import errors
+from varjax import distributed, errors, storage
 
 COMMANDS = {
   'train': 'train a tokenizer or a transformer from an experiment file',
@@ -66,6 +68,10 @@ def main(argv: list[str] | None = None) -> int:
   except errors.VarjaxError as error:
     sys.stdout.flush()
     print(f'varjax {command}: {error}', file=sys.stderr)
+    if isinstance(error, errors.Stalled):
+      # The thread that waits for the source would be waited for.
+      distributed.exit_now(error.exit_code)
+    distributed.leave(error.exit_code)
     return error.exit_code
   except KeyboardInterrupt:
     print(f'varjax {command}: interrupted', file=sys.stderr)
@@ -74,6 +80,16 @@ def main(argv: list[str] | None = None) -> int:
     # The reader of our output has gone; that is its choice, not an error.
     sys.stderr.close()
     return 0
+  except Exception as error:
+    full = isinstance(error, OSError) and storage.no_room(error, 'a file')
+    if full:
+      print(f'varjax {command}: {full}', file=sys.stderr)
+      distributed.leave(full.exit_code)
+      return full.exit_code
+    if distributed.is_group():
+      traceback.print_exc()
+      distributed.leave(1)
+    raise
 
 
 def _usage() -> str:

@@ -1,19 +1,29 @@
-"""Where the wall time of a run goes; survives restarts."""
+"""Where the wall time of a run goes; survives restarts.
+
+Durations come from a monotonic clock and are added up from process to
+process, so that a wall clock which is set back, or which differs between
+hosts, changes none of them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 import contextlib
 import time
+from typing import Any
 
-PHASES = ('setup', 'compile', 'data', 'step', 'evaluate', 'checkpoint')
+PHASES = (
+  'setup', 'compile', 'data', 'step', 'evaluate', 'checkpoint', 'restart',
+)  # fmt: skip
 
 
 class Clock:
   """Adds up seconds by phase.
 
   Phases do not nest. `wall_s` counts from construction, plus what earlier
-  processes of the same run had spent (`restore`).
+  processes of the same run had spent (`restore`). The phase 'restart' is
+  what a kill cost: updates that were made twice, and all but the first
+  setup.
   """
 
   def __init__(self) -> None:
@@ -38,7 +48,7 @@ class Clock:
 
   @property
   def goodput(self) -> float:
-    """Share of the wall time spent in training steps."""
+    """Share of the wall time spent in training steps that counted."""
     return min(self.seconds['step'] / max(self.wall_s, 1e-9), 1.0)
 
   @property
@@ -47,7 +57,7 @@ class Clock:
     data, step = self.seconds['data'], self.seconds['step']
     return data / max(data + step, 1e-9)
 
-  def state(self) -> dict:
+  def state(self) -> dict[str, Any]:
     """What a checkpoint keeps."""
     return {
       'wall_s': self.wall_s,
@@ -55,9 +65,17 @@ class Clock:
       'restarts': self.restarts,
     }
 
-  def restore(self, state: dict) -> None:
-    """Continues the account of the process that wrote the checkpoint."""
-    self._before = state['wall_s']
+  def restore(self, state: dict[str, Any], reached_s: float = 0.0) -> None:
+    """Continues the account of the process that wrote the checkpoint.
+
+    Args:
+      state: of that process, when it saved.
+      reached_s: its `wall_s` when it was last heard of; what lies between
+        is lost work.
+    """
+    lost = max(reached_s - state['wall_s'], 0.0)
+    self._before = state['wall_s'] + lost
     self.restarts = state['restarts'] + 1
     for name, seconds in state['seconds'].items():
       self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+    self.seconds['restart'] += lost

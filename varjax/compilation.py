@@ -4,6 +4,20 @@ from __future__ import annotations
 
 import os
 import pathlib
+from typing import Any, NamedTuple
+
+_EVENTS = {
+  '/jax/compilation_cache/compile_requests_use_cache': 'requests',
+  '/jax/compilation_cache/cache_hits': 'hits',
+}
+_COUNTS: dict[str, int] = {}
+
+
+class CacheUse(NamedTuple):
+  """Programs asked for, and those that were found compiled."""
+
+  requests: int
+  hits: int
 
 
 def cache_directory() -> pathlib.Path:
@@ -25,3 +39,16 @@ def enable_cache() -> None:
     jax.config.update('jax_compilation_cache_dir', path)
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
   jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+  if not _COUNTS:
+    _COUNTS.update(dict.fromkeys(_EVENTS.values(), 0))
+    jax.monitoring.register_event_listener(_count)
+
+
+def cache_use() -> CacheUse:
+  """How often this process has found what it wanted, since `enable_cache`."""
+  return CacheUse(_COUNTS.get('requests', 0), _COUNTS.get('hits', 0))
+
+
+def _count(event: str, **_: Any) -> None:
+  if event in _EVENTS:
+    _COUNTS[_EVENTS[event]] += 1

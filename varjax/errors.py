@@ -17,12 +17,34 @@ class ConfigError(VarjaxError):
   """An unknown key, a wrong type or an impossible combination."""
 
 
+class OutOfMemory(ConfigError):
+  """A device has no room for what the config asks of it."""
+
+
 class DataError(VarjaxError):
   """A dataset, code shard or image that is missing or not what it claims."""
 
 
+class Stalled(DataError):
+  """A source of data gave nothing for too long; trying again may help."""
+
+  exit_code = 75  # EX_TEMPFAIL of sysexits.h
+
+
 class CheckpointError(VarjaxError):
   """A checkpoint or workdir that is missing, corrupt or of another run."""
+
+
+class NotWritten(VarjaxError):
+  """The disk is full or broken; with room, the same command resumes."""
+
+  exit_code = 75
+
+
+class PeerLost(VarjaxError):
+  """Another process of the run is gone; starting all again resumes."""
+
+  exit_code = 75
 
 
 class RecordError(VarjaxError):

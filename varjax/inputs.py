@@ -9,6 +9,7 @@ from varjax import spec as specs
 from varjax.data import codes as code_cache
 from varjax.data import pipeline, sources
 from varjax.data.manifest import Manifest
+from varjax.data.watchdog import Watchdog
 from varjax.tokenizers import artifact
 from varjax.types import PyTree
 
@@ -22,6 +23,7 @@ class Inputs:
     evaluation: the validation split; iterating is one pass.
     unique_images: images in the training split.
     eval_set: content hash of the validation split.
+    watchdog: for taking batches from either.
     frozen: weights that the task reads and never changes.
     tokenizer_id: of the tokenizer, '' for stage 1.
   """
@@ -30,6 +32,7 @@ class Inputs:
   evaluation: pipeline.EvalBatches
   unique_images: int
   eval_set: str
+  watchdog: Watchdog
   frozen: PyTree
   tokenizer_id: str
 
@@ -61,7 +64,9 @@ def open_inputs(
       run.codes_dir, 'validation', tokenizer_id=tokenizer_id
     )
     _check_codes(run, train_source.manifest)
+    what = f'codes_dir={run.codes_dir}'
   else:
+    what = f'data.name={run.data.name}, data.data_dir={run.data.data_dir!r}'
     train_source = sources.open_source(run.data, 'train')
     val_source = sources.open_source(run.data, 'validation')
   if run.task == 'generate' and train_source.num_classes != (
@@ -92,6 +97,7 @@ def open_inputs(
     evaluation,
     len(train_source),
     val_source.fingerprint,
+    Watchdog(run.data_timeout_s, what),
     frozen,
     tokenizer_id,
   )

@@ -34,6 +34,7 @@ class Progress:
     stream: TextIO | None = None,
     enabled: bool = True,
     clock: Callable[[], float] = time.monotonic,
+    wall_s: Callable[[], float] | None = None,
   ):
     """Starts the clock.
 
@@ -46,6 +47,7 @@ class Progress:
       stream: stderr by default.
       enabled: False on all processes but the first.
       clock: seconds, for tests.
+      wall_s: seconds of the run so far, all of its processes in sequence.
     """
     self._file = pathlib.Path(workdir) / FILE
     self._total, self._batch_size = total_steps, batch_size
@@ -53,7 +55,7 @@ class Progress:
     self._line_every_s = line_every_s
     self._stream = sys.stderr if stream is None else stream
     self._enabled = enabled
-    self._clock = clock
+    self._clock, self._wall_s = clock, wall_s
     now = clock()
     self._wrote_s, self._printed_s = -math.inf, now
     # (time, step) of the last half minute: the compilation of the first
@@ -122,6 +124,7 @@ class Progress:
       'loss': loss if loss is not None and math.isfinite(loss) else None,
       'images_per_s': rate and round(rate * self._batch_size, 3),
       'eta_s': 0.0 if not left else rate and round(left / rate, 1),
+      'wall_s': self._wall_s and round(self._wall_s(), 3),
       'time': time.time(),
     }
 
@@ -148,6 +151,16 @@ class Progress:
     if rate is not None:
       parts.append(f'{rate * self._batch_size:.4g} images/s')
     return ', '.join(parts)
+
+
+def reached_s(workdir: str | os.PathLike[str]) -> float:
+  """Seconds that a run had spent when it was last heard of; 0 unknown."""
+  try:
+    values = json.loads((pathlib.Path(workdir) / FILE).read_text())
+    return float(values.get('wall_s') or 0.0)
+  except (OSError, ValueError, AttributeError):
+    # Never written, or by hand: then no loss is booked.
+    return 0.0
 
 
 def _duration(seconds: float) -> str:

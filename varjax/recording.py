@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from varjax import (
+  compilation,
   config,
   devices,
   flops,
@@ -23,7 +24,7 @@ from varjax import (
   schedule,
 )
 from varjax import spec as specs
-from varjax.clock import Clock
+from varjax.clock import PHASES, Clock
 from varjax.evaluate import Evaluation
 from varjax.inputs import Inputs
 from varjax.orders import make_order, sequence_of
@@ -84,7 +85,7 @@ def complete(
 
 def _record(facts: Facts, measured: Measured) -> RunRecord:
   run, step = facts.run, measured.step
-  clock = measured.clock
+  clock, cache = measured.clock, compilation.cache_use()
   images = step * run.batch_size
   # What a loss is the mean over, so that nats per token have one meaning.
   sequence = sequence_of(run.order, run.tokenizer)
@@ -117,6 +118,9 @@ def _record(facts: Facts, measured: Measured) -> RunRecord:
     device_hours=clock.wall_s * facts.device_count / 3600,
     goodput=clock.goodput,
     data_stall=clock.data_stall,
+    **{f'{phase}_s': clock.seconds[phase] for phase in PHASES},
+    compile_cache_requests=cache.requests,
+    compile_cache_hits=cache.hits,
     restarts=clock.restarts,
     git_commit=_git_commit(),
     code_version=identity.code_version(),

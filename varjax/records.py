@@ -60,6 +60,11 @@ class RunRecord:
     mfu: flops_train_total / (time in steps * peak), null without a peak.
     goodput: time in steps / wall_s; data_stall: share of the time in steps
       spent waiting for input.
+    setup_s, compile_s, data_s, step_s, evaluate_s, checkpoint_s, restart_s:
+      where wall_s went; restart_s is updates made twice after a kill, and
+      setting up again; what is left is between the phases.
+    compile_cache_requests, compile_cache_hits: programs that the last
+      process of the run asked the compilation cache for, and found.
   """
 
   schema: int = SCHEMA
@@ -122,6 +127,15 @@ class RunRecord:
   mfu: float | None = None
   goodput: float | None = None
   data_stall: float | None = None
+  setup_s: float | None = None
+  compile_s: float | None = None
+  data_s: float | None = None
+  step_s: float | None = None
+  evaluate_s: float | None = None
+  checkpoint_s: float | None = None
+  restart_s: float | None = None
+  compile_cache_requests: int | None = None
+  compile_cache_hits: int | None = None
   restarts: int | None = None
   git_commit: str | None = None
   code_version: str | None = None

@@ -26,6 +26,9 @@ class StopSignal:
     for number, handler in self._previous.items():
       signal.signal(number, handler)  # type: ignore[arg-type]
 
+  def __str__(self) -> str:
+    return self.name or 'a signal to another process'
+
   def _note(self, number: int, _: FrameType | None) -> None:
     if self.requested and number == signal.SIGINT:
       raise KeyboardInterrupt

@@ -436,6 +436,8 @@ class RunSpec:
       update.
     checkpoint: interval of checkpoints; there is always one at the end.
     keep_checkpoints: how many to keep.
+    data_timeout_s: longest wait for a batch before the run ends with exit
+      code 75, so that a launcher tries again; 0 waits for ever.
     log: interval of logged training metrics.
   """
 
@@ -463,4 +465,5 @@ class RunSpec:
   evaluate: Duration = _not_identity(Duration(frac=0.1))
   checkpoint: Duration = _not_identity(Duration(frac=0.1))
   keep_checkpoints: int = _not_identity(2)
+  data_timeout_s: float = _not_identity(600.0)
   log: Duration = _not_identity(Duration(steps=50))

@@ -17,8 +17,10 @@ import jax.numpy as jnp
 
 from varjax import (
   checkpoint,
+  distributed,
   errors,
   evaluate,
+  explain,
   inputs,
   metrics,
   recording,
@@ -29,8 +31,9 @@ from varjax import (
 from varjax import records as run_records
 from varjax import spec as specs
 from varjax.clock import Clock
+from varjax.data.watchdog import Watched
 from varjax.profiler import Profiler
-from varjax.progress import Progress
+from varjax.progress import Progress, reached_s
 from varjax.runs import Resolved
 from varjax.signals import StopSignal
 from varjax.step import Program, TrainState
@@ -68,12 +71,15 @@ def train(
     TrainingStopped: the loss is not finite; the last good state is in the
       checkpoints.
     Interrupted: SIGTERM or SIGINT arrived; the state was saved.
+    OutOfMemory, Stalled, NotWritten, PeerLost: the machine failed; all but
+      the first may go away, and then the same call resumes.
     DataError, ConfigError, CheckpointError: see the message.
   """
   # ------------------------------------------------------------------ setup
   done = recording.complete_record(workdir, resolved.run_id)
   if done is not None:
-    print(f'run {done.run_id} is already complete in {workdir.path}')
+    if jax.process_index() == 0:
+      print(f'run {done.run_id} is already complete in {workdir.path}')
     return done
   clock = Clock()
   mesh = sharding.make_mesh(run.mesh)
@@ -87,13 +93,16 @@ def train(
   # --------------------------------------- abstract shapes, shardings, state
   abstract = program.abstract
   frozen = jax.device_put(opened.frozen, sharding.replicated(mesh))
-  store = checkpoint.Checkpoints(
-    workdir.path, resolved.run_id, keep=run.keep_checkpoints
-  )
   with contextlib.ExitStack() as stack:
-    stack.callback(store.close)
+    stack.enter_context(explain.failures(run, workdir.path))
+    store = stack.enter_context(
+      checkpoint.Checkpoints(
+        workdir.path, resolved.run_id, keep=run.keep_checkpoints
+      )
+    )
     # -------------------------------------------------------------- restore
-    with clock.phase('setup'):
+    again = store.latest_step() is not None
+    with clock.phase('restart' if again else 'setup'):
       restored = store.restore(abstract)
       if restored is None:
         first, window = 0, Window()
@@ -106,13 +115,15 @@ def train(
       else:
         first, state = restored.step, restored.state
         opened.train.set_state(restored.data_state)
-        clock.restore(restored.meta['clock'])
+        clock.restore(restored.meta['clock'], reached_s(workdir.path))
         window = Window.restored(restored.meta['window'])
     step_fns = {
       start: program.jitted(stage) for start, stage in task.stages(steps)
     }
     step_fn = step_fns[max(start for start in step_fns if start <= first)]
-    evaluator = evaluate.Evaluator(task, mesh, opened.evaluation)
+    evaluator = evaluate.Evaluator(
+      task, mesh, Watched(opened.evaluation, opened.watchdog)
+    )
     facts = recording.Facts(
       run, resolved, opened, total, len(mesh.devices.flat)
     )
@@ -126,6 +137,7 @@ def train(
       start_step=first,
       stream=stack.enter_context(open(os.devnull, 'w')) if quiet else None,
       enabled=jax.process_index() == 0,
+      wall_s=lambda: clock.wall_s,
     )
 
     stack.callback(writer.close)
@@ -133,6 +145,7 @@ def train(
     profiler = Profiler(workdir.path, *(profile_steps or (0, 0)))
     stack.callback(profiler.close)
     stop = stack.enter_context(StopSignal())
+    anybody = distributed.AnyProcess()
     if jax.process_index() == 0:
       overview = metrics.parameter_overview(state.params)
       (workdir.path / 'parameters.txt').write_text(overview + '\n')
@@ -157,7 +170,8 @@ def train(
     for step in range(first, total):
       profiler.before(step)
       with clock.phase('data'):
-        batch = sharding.shard_batch(next(opened.train), mesh)
+        taken = opened.watchdog.take(opened.train)
+        batch = sharding.shard_batch(taken, mesh)
       # The first call of a stage compiles.
       step_fn = step_fns.get(step, step_fn)
       compiles = step == first or step in step_fns
@@ -179,11 +193,11 @@ def train(
         evaluate_at(after)
       if schedule.due(after, steps.checkpoint, total):
         save(after)
-      if stop.requested:
+      if anybody(stop.requested):
         save(after)
         store.wait()
         raise errors.Interrupted(
-          f'run {resolved.run_id}: stopped by {stop.name} after update '
+          f'run {resolved.run_id}: stopped by {stop} after update '
           f'{after} of {total}; run the same command again to resume'
         )
 

@@ -44,6 +44,11 @@ def validate(run: specs.RunSpec) -> None:
   ):
     if value < 1:
       raise errors.ConfigError(f'{key}={value}: must be at least 1')
+  if run.data_timeout_s < 0:
+    raise errors.ConfigError(
+      f'data_timeout_s={run.data_timeout_s}: must be positive, or 0 to wait '
+      'for ever'
+    )
   if model.width % model.heads:
     raise errors.ConfigError(
       f'model.heads={model.heads}: must divide model.width={model.width}'

@@ -14,6 +14,7 @@ import dataclasses
 import fcntl
 import os
 import pathlib
+import shutil
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,24 @@ from varjax.types import CodeSpec
 
 EncodeFn = Callable[[np.ndarray], Any]
 _THREADS = 16
+_NOTES = '.process-'  # and a number: what one of several has finished
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+  """Which part of the work is this process's.
+
+  Shards that are missing are dealt out in turn, so that an encode may be
+  finished by another number of processes than began it.
+
+  Attributes:
+    index, count: number of this process, and of all.
+    barrier: returns when all processes have called it with that name.
+  """
+
+  index: int = 0
+  count: int = 1
+  barrier: Callable[[str], None] = lambda _: None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +74,7 @@ def encode_split(
   shard_images: int = 8192,
   seed: int = 0,
   progress: Callable[[int, int], None] | None = None,
+  share: Share = Share(),
 ) -> Manifest:
   """Encodes a split into `out_dir`/<split>, or finishes doing so.
 
@@ -75,7 +95,9 @@ def encode_split(
     batch_size: images per call; does not change the codes.
     shard_images: images per shard; a multiple of batch_size wastes nothing.
     seed: of the random crops.
-    progress: called with (images done, images in all) after each batch.
+    progress: called with (images done, images in all) after each batch, of
+      this process's share.
+    share: of several processes, which all call this on one shared folder.
 
   Returns:
     The finished manifest.
@@ -95,18 +117,22 @@ def encode_split(
     raise errors.DataError(
       f'{folder}: cannot be created ({error.strerror}); choose another folder'
     ) from error
-  with _lock(folder):
+  with _lock(folder, share):
     finished = _resume(folder, plan)
+    # Nobody may finish a shard before all agree on which are missing.
+    share.barrier('encode_resumed')
+    notes = folder / f'{_NOTES}{share.index}' if share.count > 1 else folder
+    notes.mkdir(exist_ok=True)
     manifest = plan.with_shards(tuple(finished))
-    manifests.save(manifest, folder)
+    manifests.save(manifest, notes)
+    units = _units(plan, batch_size, {shard.file for shard in finished}, share)
     done = sum(shard.examples for shard in finished)
-    total = views * len(source)
+    total = done + sum(unit.count for unit in units)
     if progress:
       progress(done, total)
-    units = _units(plan, batch_size, {shard.file for shard in finished})
     rows: list[tuple[np.ndarray, int, str]] = []
     for unit, codes, examples in _encoded(
-      encode_fn, source, plan, data_spec, units, batch_size
+      encode_fn, source, plan, data_spec, iter(units), batch_size
     ):
       for row, example in zip(codes, examples, strict=True):
         rows.append((row, example['label'], example['id']))
@@ -116,10 +142,12 @@ def encode_split(
         shard = shards.write(folder, plan, unit.view, first, rows)
         finished.append(shard)
         manifest = plan.with_shards(tuple(finished))
-        manifests.save(manifest, folder)
+        manifests.save(manifest, notes)
         rows = []
       if progress:
         progress(done, total)
+    if share.count > 1:
+      manifest = _merge(folder, plan, share)
   return manifest
 
 
@@ -179,32 +207,59 @@ def _plan(
 
 
 def _resume(folder: pathlib.Path, plan: Manifest) -> list[Shard]:
-  """The whole shards of an earlier run of the same plan."""
-  if not (folder / manifests.FILE).exists():
+  """The whole shards of an earlier run of the same plan, in order."""
+  found: dict[str, Shard] = {}
+  for notes in [folder, *sorted(folder.glob(f'{_NOTES}*'))]:
+    for shard in _whole_shards(folder, notes, plan):
+      found[shard.file] = shard
+  return sorted(found.values(), key=lambda shard: (shard.view, shard.first))
+
+
+def _whole_shards(
+  folder: pathlib.Path, notes: pathlib.Path, plan: Manifest
+) -> list[Shard]:
+  if not (notes / manifests.FILE).exists():
     return []
-  stored = manifests.load(folder)
+  stored = manifests.load(notes)
   for field in dataclasses.fields(Manifest):
     old, new = getattr(stored, field.name), getattr(plan, field.name)
     if field.name not in ('shards', 'codes_id') and old != new:
       raise errors.DataError(
-        f'{folder / manifests.FILE}: {field.name} is {old!r}, but these codes '
+        f'{notes / manifests.FILE}: {field.name} is {old!r}, but these codes '
         f'would have {new!r}; encode into another folder or delete this one'
       )
   broken = code_cache.damaged(folder, stored)
   return [shard for shard in stored.shards if shard.file not in broken]
 
 
+def _merge(folder: pathlib.Path, plan: Manifest, share: Share) -> Manifest:
+  """One manifest of what all processes have noted."""
+  share.barrier('encode_done')
+  if share.index == 0:
+    manifests.save(plan.with_shards(tuple(_resume(folder, plan))), folder)
+    for notes in folder.glob(f'{_NOTES}*'):
+      shutil.rmtree(notes)
+  share.barrier('encode_merged')
+  return manifests.load(folder)
+
+
 def _units(
-  plan: Manifest, batch_size: int, finished: set[str]
-) -> Iterator[_Unit]:
-  for view in range(plan.views):
-    for start in range(0, plan.examples, plan.shard_images):
-      if shards.file_name(plan, view, start) in finished:
-        continue
-      stop = min(start + plan.shard_images, plan.examples)
-      for first in range(start, stop, batch_size):
-        count = min(batch_size, stop - first)
-        yield _Unit(view, first, count, first + count == stop)
+  plan: Manifest, batch_size: int, finished: set[str], share: Share
+) -> list[_Unit]:
+  """The batches of every `share.count`-th shard that is missing."""
+  missing = [
+    (view, start)
+    for view in range(plan.views)
+    for start in range(0, plan.examples, plan.shard_images)
+    if shards.file_name(plan, view, start) not in finished
+  ]
+  units = []
+  for view, start in missing[share.index :: share.count]:
+    stop = min(start + plan.shard_images, plan.examples)
+    for first in range(start, stop, batch_size):
+      count = min(batch_size, stop - first)
+      units.append(_Unit(view, first, count, first + count == stop))
+  return units
 
 
 def _encoded(
@@ -289,8 +344,9 @@ def _checked_codes(output: Any, plan: Manifest, unit: _Unit) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _lock(folder: pathlib.Path) -> Iterator[None]:
-  with (folder / '.lock').open('w') as stream:
+def _lock(folder: pathlib.Path, share: Share) -> Iterator[None]:
+  name = f'.lock{share.index or ""}'
+  with (folder / name).open('w') as stream:
     try:
       fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tqdm
 
-from varjax import errors
+from varjax import distributed, errors
 from varjax.coerce import build
 from varjax.spec import DataSpec
 from varjax.tools import arguments
@@ -63,6 +63,7 @@ def main(argv: list[str]) -> int:
     'of codes that agree (for a tokenizer with compute_dtype=bfloat16)',
   )
   parser.add_argument('--quiet', action='store_true', help='no progress bar')
+  distributed.add_arguments(parser)
   rest, data_overrides = _split_data(argv)
   args = parser.parse_args(rest)
   splits = tuple(filter(None, args.splits.split(',')))
@@ -77,27 +78,31 @@ def main(argv: list[str]) -> int:
   if args.check_fp32 < 0:
     raise errors.ConfigError('--check_fp32: must be at least 0')
 
+  distributed.start(args)
   import jax
 
   from varjax import compilation
   from varjax.data import sources
-  from varjax.data.encode import encode_split
+  from varjax.data.encode import Share, encode_split
   from varjax.tokenizers import artifact
 
   compilation.enable_cache()
   trained = artifact.load(args.tokenizer)
   data = _data_of(trained.data, data_overrides)
-  params = jax.device_put(trained.params)
-
+  params = jax.device_put(trained.params, jax.local_devices()[0])
+  first = jax.process_index() == 0
+  share = Share(jax.process_index(), jax.process_count(), distributed.barrier)
   encode = _encoder(trained.tokenizer, params)
 
   for split in splits:
     source = sources.open_source(data, split)
-    if args.check_fp32:
+    if args.check_fp32 and first:
       print(f'{split}: {_check_fp32(trained, params, source, data, args)}')
     speed = _Speed()
     with tqdm.tqdm(
-      desc=f'encode {split}', unit='img', disable=args.quiet or None
+      desc=f'encode {split}',
+      unit='img',
+      disable=args.quiet or not first or None,
     ) as bar:
 
       def show(done: int, total: int, bar=bar, speed=speed) -> None:
@@ -118,11 +123,13 @@ def main(argv: list[str]) -> int:
         shard_images=args.shard_images,
         seed=args.seed,
         progress=show,
+        share=share,
       )
-    print(
-      f'{split}: codes {manifest.codes_id} of {len(source)} images in '
-      f'{manifest.views} view(s), {speed}'
-    )
+    if first:
+      print(
+        f'{split}: codes {manifest.codes_id} of {len(source)} images in '
+        f'{manifest.views} view(s), {speed}'
+      )
   return 0
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from varjax import config, errors
+from varjax import config, distributed, errors
 from varjax import spec as specs
 from varjax.tools import arguments, eval_images
 
@@ -59,7 +59,9 @@ def main(argv: list[str]) -> int:
     '--out', help='also write the result as JSON; of a sweep, all points'
   )
   eval_images.add_arguments(parser, subject)
+  distributed.add_arguments(parser)
   args = parser.parse_args(argv)
+  distributed.start(args)
   if args.samples or args.vae or args.var or args.reference:
     if args.bits:
       raise errors.ConfigError(
@@ -112,6 +114,8 @@ def _validate(args: argparse.Namespace, overrides: dict[str, Any]) -> int:
     'mean': {k: np.asarray(v).tolist() for k, v in result.mean.items()},
     'sem': {k: np.asarray(v).tolist() for k, v in result.sem.items()},
   }
+  if jax.process_index():
+    return 0
   print(f'run {values["run_id"]}, update {step}, {result.images} images')
   for key, value in sorted(result.mean.items()):
     print(f'  {key:14} {_text(value, result.sem[key])}')

@@ -7,7 +7,7 @@ import pathlib
 import sys
 import time
 
-from varjax import errors
+from varjax import distributed, errors
 from varjax.tools import arguments
 
 _GROUP = 16
@@ -55,6 +55,7 @@ def main(argv: list[str]) -> int:
   parser.add_argument('--tokenizer', default='', help='if it has moved')
   arguments.add_rejection(parser)
   arguments.add_features(parser)
+  distributed.add_arguments(parser)
   args = parser.parse_args(argv)
   out = pathlib.Path(args.out)
   if out.suffix != '.npz':
@@ -65,6 +66,9 @@ def main(argv: list[str]) -> int:
       raise errors.ConfigError(f'--{name}={value}: must be at least 1')
   if not 0 <= args.seed < 2**32:
     raise errors.ConfigError(f'--seed={args.seed}: must be in 0..2^32 - 1')
+
+  distributed.start(args)
+  import jax
 
   from varjax import compilation, features
   from varjax.pipeline import VarPipeline
@@ -95,6 +99,8 @@ def main(argv: list[str]) -> int:
   wrote = samples.write(
     pipe, out, request, classifier=classifier, report=report
   )
+  if jax.process_index():
+    return 0
   done = 'written to' if wrote else 'are already in'
   print(f'{count} images of {pipe.label} {done} {out}')
   return 0

@@ -6,7 +6,7 @@ import json
 import pathlib
 import sys
 
-from varjax import errors
+from varjax import distributed, errors
 from varjax.tools import arguments
 
 
@@ -33,6 +33,7 @@ def main(argv: list[str]) -> int:
     metavar='FIRST,LAST',
     help='trace these updates for xprof, into WORKDIR/profile',
   )
+  distributed.add_arguments(parser)
   args = parser.parse_args(argv)
   run = arguments.load_run(args.config, overrides)
   if args.dry_run:
@@ -45,6 +46,9 @@ def main(argv: list[str]) -> int:
   profile = _steps(args.profile_steps)
 
   # JAX starts only now, so that the checks above answer at once.
+  distributed.start(args)
+  import jax
+
   from varjax import compilation, runs, train
   from varjax.artifacts import FINISH
   from varjax.workdir import Workdir
@@ -52,7 +56,7 @@ def main(argv: list[str]) -> int:
   compilation.enable_cache()
   resolved = runs.resolve(run)
   workdir = Workdir(pathlib.Path(args.workdir))
-  workdir.claim(run, resolved.run_id)
+  distributed.on_first(lambda: workdir.claim(run, resolved.run_id))
   record = train.train(
     run,
     workdir,
@@ -61,6 +65,8 @@ def main(argv: list[str]) -> int:
     quiet=args.quiet,
     profile_steps=profile,
   )
+  if jax.process_index():
+    return 0
   shown = {
     'val_loss_nats_per_token': record.val_loss_nats_per_token,
     'val_err': record.val_err,
