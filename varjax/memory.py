@@ -5,6 +5,8 @@ activations follow from constants of how a block is written and are good to
 about a quarter of the total; what the compiler fuses, pads or keeps twice
 is its own. `varjax plan` asks the compiler itself. No JAX in here.
 Conventions: docs/flops.md.
+The activations of a stage-1 run are those of its tokenizer: a discriminator
+and a perceptual network need more.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from varjax import errors
+from varjax import errors, reconstruct_costs
 from varjax.params import (
   Sequence,
   head_outputs,
@@ -99,7 +101,7 @@ def memory_estimate(
   micro_batch = run.batch_size // run.optim.accumulate
   images = math.ceil(micro_batch / (data * fsdp))
   if run.task == 'reconstruct':
-    weights = math.ceil(tokenizer_parameter_counts(run.tokenizer).total / fsdp)
+    weights = math.ceil(reconstruct_costs.trained_parameters(run) / fsdp)
     activations = _tokenizer_activations(run, images)
     logits, copy, frozen = 0, 0, 0
   else:

@@ -20,6 +20,7 @@ from varjax import (
   flops,
   identity,
   progressive,
+  reconstruct_costs,
   records,
   schedule,
 )
@@ -169,17 +170,18 @@ def _generate_fields(facts: Facts, measured: Measured) -> dict[str, Any]:
 
 
 def _reconstruct_fields(facts: Facts, measured: Measured) -> dict[str, Any]:
-  run, images = facts.run, measured.step * facts.run.batch_size
+  run = facts.run
   counts = flops.tokenizer_parameter_counts(run.tokenizer)
-  work = float(flops.tokenizer_flops_per_image(run.tokenizer, 'train'))
+  steps = schedule.resolve_run(run, facts.inputs.unique_images)
+  work = reconstruct_costs.work(run, steps, measured.step)
   mean = measured.evaluation.mean
   picks = measured.evaluation.totals['code_count']  # [K, V]
   used = picks.sum(0)
   networks = facts.resolved.inputs
   return {
     'params_total': counts.total,
-    'flops_train_total': work * images,
-    'flops_tokenizer': work * images,
+    'flops_train_total': float(work.total),
+    'flops_tokenizer': float(work.tokenizer),
     'val_psnr_db': _number(mean['psnr']),
     'val_psnr_scales': _numbers(mean['psnr_scale']),
     'val_ssim': _optional(mean, 'ssim'),

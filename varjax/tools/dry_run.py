@@ -5,7 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 
-from varjax import errors, flops, identity, memory, progressive, schedule
+from varjax import (
+  errors,
+  flops,
+  identity,
+  memory,
+  progressive,
+  reconstruct_costs,
+  schedule,
+)
 from varjax import spec as specs
 
 # ImageNet-1k, to turn epochs into updates when the data is not at hand.
@@ -28,7 +36,7 @@ def describe(run: specs.RunSpec) -> str:
   if run.task == 'generate':
     sequence = sequence_of(run)
     rows = _transformer(run, resolved, sequence)
-  rows += _tokenizer(run, steps)
+  rows += _tokenizer(run, resolved)
   estimate = memory.memory_estimate(run, sequence=sequence)
   rows += [
     ('updates', f'{steps:,}' if steps else 'unknown'),
@@ -74,17 +82,37 @@ def _transformer(
   return rows
 
 
-def _tokenizer(run: specs.RunSpec, steps: int) -> list[tuple[str, str]]:
+def _tokenizer(
+  run: specs.RunSpec, steps: schedule.Steps | None
+) -> list[tuple[str, str]]:
   counts = flops.tokenizer_parameter_counts(run.tokenizer)
   rows = [('tokenizer parameters', f'{counts.total:,}')]
   if run.task == 'reconstruct':
-    work = flops.tokenizer_flops_per_image(run.tokenizer, 'train')
-    rows.append(('training FLOPs per image', f'{work:.4g}'))
-    if steps:
-      total = work * steps * run.batch_size
-      rows.append(('training FLOPs', f'{total:.4g}'))
+    rows += _stage1(run, steps)
   positions = flops.sequence_of(run.tokenizer).positions
   rows.append(('code positions per image', f'{positions:,}'))
+  return rows
+
+
+def _stage1(
+  run: specs.RunSpec, steps: schedule.Steps | None
+) -> list[tuple[str, str]]:
+  gan = run.reconstruct.adversarial
+  rows = []
+  if gan.discriminator:
+    weights = reconstruct_costs.discriminator_parameters(gan)
+    rows.append(('discriminator parameters', f'{weights:,}'))
+  if steps:
+    work = reconstruct_costs.work(run, steps, steps.total)
+    rows.append(('training FLOPs', f'{work.total:.4g}'))
+    rows += [
+      (f'  {name}', f'{value:.4g}')
+      for name, value in dataclasses.asdict(work).items()
+      if value
+    ]
+  else:
+    one = flops.tokenizer_flops_per_image(run.tokenizer, 'train')
+    rows.append(('training FLOPs per image', f'{one:.4g} (tokenizer)'))
   return rows
 
 

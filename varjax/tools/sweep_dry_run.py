@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pathlib
 import shlex
 
-from varjax import errors, flops, progressive, schedule
+from varjax import errors, flops, progressive, reconstruct_costs, schedule
 from varjax import spec as specs
 from varjax.launch import collect, manifest, plan, table
 from varjax.tools import dry_run
@@ -113,8 +113,7 @@ def _train_flops(run: specs.RunSpec, images: int) -> float | None:
   if run.task == 'generate':
     sequence = dry_run.sequence_of(run)
     return float(progressive.work(run, steps, steps.total, sequence).total)
-  per_image = flops.tokenizer_flops_per_image(run.tokenizer, 'train')
-  return float(per_image) * steps.total * run.batch_size
+  return float(reconstruct_costs.work(run, steps, steps.total).total)
 
 
 class _TrainingImages:
