@@ -33,7 +33,7 @@ import time
 from soak_faults import FAULTS, Harm, Scene
 from soak_world import Launcher, World, results
 
-_PER_ROUND = 4
+_PER_ROUND = 5
 _DISK_MB = 48
 
 
