@@ -16,6 +16,7 @@ A soak that was stopped goes on: rounds whose faults are in --out are kept.
 from __future__ import annotations
 
 import argparse
+import collections
 from collections.abc import Iterator
 import contextlib
 import datetime
@@ -103,13 +104,14 @@ def run_round(
   """Disturbs one sweep with as many of the faults as it has room for."""
   began = time.monotonic()
   scene = Scene(world, sweep_dir, random.Random(), Launcher(world, sweep_dir))
-  struck: list[tuple[str, Harm]] = []
+  struck: list[tuple[str, Harm, str]] = []
   for index, name in enumerate(names):
     scene.rng = random.Random(f'{seed} {number} {index} {name}')
+    before = scene.everything_said()
     harm = FAULTS[name][0](scene)
     if harm is None:
       break
-    struck.append((name, harm))
+    struck.append((name, harm, before))
   for _ in range(5):
     if scene.launcher.wait() == 0:
       break
@@ -123,14 +125,14 @@ def run_round(
   verdict = judge(found, calm)
   restarts = len(re.findall(r'^--- attempt', said, re.M)) - 2
   rows = [
-    _row(name, harm, said, verdict)
+    _row(name, harm, _since(before, said), verdict)
     | {
       'seed': seed, 'round': number, 'starts_beyond_two': restarts,
       'seconds_of_round': round(time.monotonic() - began, 1),
       'date': datetime.date.today().isoformat(),
       'device': f'{os.cpu_count()} cores of {platform.machine()} (CPU)',
     }
-    for name, harm in struck
+    for name, harm, before in struck
   ]  # fmt: skip
   if all(row['ok'] for row in rows):
     shutil.rmtree(sweep_dir)
@@ -181,6 +183,13 @@ def _row(name: str, harm: Harm, said: str, verdict: dict) -> dict:
     'fault': name, 'moment': harm.moment, 'message': message[:300],
     'said': heard, **verdict, 'ok': ok,
   }  # fmt: skip
+
+
+def _since(before: str, after: str) -> str:
+  """The lines of `after` that `before` has not, or has less often."""
+  new = collections.Counter(after.splitlines())
+  new.subtract(before.splitlines())
+  return '\n'.join(line for line, count in new.items() if count > 0)
 
 
 def _calm(world: World) -> dict:

@@ -75,6 +75,13 @@ def test_a_fault_that_nothing_was_said_about_is_not_ok(soak):
   assert '**differ**' in soak.table([soak._row('kill', harm, '', bad)])
 
 
+def test_what_was_said_about_an_earlier_fault_does_not_count(soak):
+  before = 'retry: killed by SIGKILL\nstart'
+  assert soak._since(before, before + '\nend') == 'end'
+  twice = before + '\nretry: killed by SIGKILL'
+  assert soak._since(before, twice) == 'retry: killed by SIGKILL'
+
+
 @pytest.mark.slow
 def test_a_short_soak_finds_nothing(tmp_path):
   command = [sys.executable, ROOT / 'benchmarks' / 'soak.py', '--faults', '6',
