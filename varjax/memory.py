@@ -177,6 +177,7 @@ def _block_activations(
 
 
 def _tokenizer_activations(run: RunSpec, images: int) -> int:
-  """Every layer's output once in float32, for both halves of the network."""
+  """Every layer's output once, for both halves of the network."""
   layers = encoder_layers(run.tokenizer) + decoder_layers(run.tokenizer)
-  return images * _FLOAT32 * sum(layer.outputs for layer in layers)
+  size = _BYTES[run.tokenizer.compute_dtype]
+  return images * size * sum(layer.outputs for layer in layers)

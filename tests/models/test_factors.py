@@ -93,18 +93,22 @@ def test_counts_equal_the_weights(world):
 def test_task_and_sampler_agree_on_codes(world):
   task, weights, quantizer, codes = world
   batch = {'codes': codes, 'label': jnp.zeros(3, jnp.int32)}
-  output = task.eval_fn(weights, {}, {'quantizer': quantizer}, batch)
-  samples = loop.run(
-    task.model, weights, task.order, quantizer, batch['label'],
-    jax.random.key(0), cfg=0,
+  frozen = {'quantizer': quantizer}
+  sample = jax.jit(
+    lambda weights, labels: loop.run(
+      task.model, weights, task.order, quantizer, labels, jax.random.key(0),
+      cfg=0,
+    )
   )  # fmt: skip
+  samples = sample(weights, batch['label'])
   assert samples.codes.shape == codes.shape
   assert int(samples.codes.max()) >= 4  # more than one sub-token can say
   assert int(samples.codes.max()) < VOCAB
   assert samples.logits.shape == (3, 4, FACTORS, 4)
   # The sampler's logits, teacher-forced, give the task's loss of its codes.
   batch['codes'] = samples.codes
-  output = task.eval_fn(weights, {}, {'quantizer': quantizer}, batch)
+  evaluate = jax.jit(lambda w, b: task.eval_fn(w, {}, frozen, b))
+  output = evaluate(weights, batch)
   digits = factors.split(samples.codes, VOCAB, FACTORS)
   nats = nll.cross_entropy(samples.logits, digits)
   np.testing.assert_allclose(

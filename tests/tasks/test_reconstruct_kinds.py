@@ -37,7 +37,14 @@ def _task(kind):
   )
 
 
-@pytest.fixture(scope='module', params=KINDS)
+# 'bsq' is 'lfq' on the sphere: by default one of them is enough.
+PARAMS = [
+  pytest.param(kind, marks=[pytest.mark.slow] if kind == 'lfq' else [])
+  for kind in KINDS
+]
+
+
+@pytest.fixture(scope='module', params=PARAMS)
 def history(request):
   """Losses, gradients and states of a dozen updates on one batch."""
   task = _task(request.param)
