@@ -3,8 +3,8 @@
 import jax
 import numpy as np
 import pytest
+import tiny
 
-from tests import tiny
 from varjax import cli, records
 from varjax.data import codes
 from varjax.pipeline import VarPipeline

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quantizer_cases as cases
 
-from tests.tokenizers import quantizer_cases as cases
 from varjax import errors, tokenizer_rules
 from varjax.tokenizers import bits, codebook, fsq, nearest
 from varjax.tokenizers.autoencoder import QUANTIZERS

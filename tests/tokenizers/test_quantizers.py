@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quantizer_cases as cases
 
-from tests.tokenizers import quantizer_cases as cases
 from varjax import flops, tokenizer_rules
 from varjax.spec import TokenizerSpec
 from varjax.tokenizers import TOKENIZERS, base, codebook, make_tokenizer

@@ -8,8 +8,8 @@ from flax.core import meta
 import jax
 import numpy as np
 import pytest
+import tiny
 
-from tests import tiny
 from varjax import cli
 from varjax.evals.agreement import code_agreement
 from varjax.tokenizers import artifact, make_tokenizer
