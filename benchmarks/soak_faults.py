@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import time
@@ -85,6 +86,8 @@ class Harm:
   said: str = ''
 
 
+_FULL = r'No space left on device|could not be written'
+_HUNG = r'gave no batch for data_timeout_s'
 _DIED = r'launcher before this one \(process \d+.*ended without letting go'
 
 Fault = Callable[[Scene], Harm | None]
@@ -305,16 +308,44 @@ def full_disk(scene: Scene) -> Harm | None:
       file.write(bytes(65536))
   if left:
     os.truncate(filler, max(0, filler.stat().st_size - left))
-  # It ends by itself: runs stop where they cannot save.
   try:
-    code = scene.launcher.wait(240.0)
+    _wait_for_word(scene, _FULL)
   finally:
     filler.unlink()
-  if code == 0:
+  _relaunch_if_failed(scene)
+  return Harm(f'{moment}, {left} bytes left', _FULL)
+
+
+def hung_data(scene: Scene) -> Harm | None:
+  """No batch comes any more, as from a mount that has gone."""
+  moment = _at_random(scene, scene.trial())
+  if moment is None:
     return None
-  scene.relaunch()
-  return Harm(f'{moment}, {left} bytes left',
-              r'No space left on device|could not be written')  # fmt: skip
+  scene.world.hang.touch()
+  try:
+    _wait_for_word(scene, _HUNG)
+  finally:
+    scene.world.hang.unlink()
+  _relaunch_if_failed(scene)
+  return Harm(moment, _HUNG)
+
+
+def _wait_for_word(scene: Scene, pattern: str) -> None:
+  """Waits until something is said, or the sweep has ended."""
+  before = len(re.findall(pattern, scene.everything_said()))
+  wait_until(
+    lambda: (
+      time.sleep(0.3)
+      or len(re.findall(pattern, scene.everything_said())) > before
+    ),
+    scene.launcher,
+    240.0,
+  )
+
+
+def _relaunch_if_failed(scene: Scene) -> None:
+  if not scene.launcher.is_alive() and scene.launcher.wait() != 0:
+    scene.relaunch()
 
 
 def hung_trial(scene: Scene) -> Harm | None:
@@ -356,14 +387,14 @@ def foreign_lock(scene: Scene) -> Harm | None:
   (scene.sweep_dir / 'sweep.lock').write_text(json.dumps(owner) + '\n')
   (scene.sweep_dir / 'sweep.beat').write_text('t 7\n')
   scene.relaunch()
-  return Harm('a lock of another machine at rest', _DIED)
+  return Harm('a lock of another machine at rest', _DIED.replace(r'\d+', '1'))
 
 
 # How often each is dealt in a deck of 60.
 FAULTS: dict[str, tuple[Fault, int]] = {
   'kill -9 a trial': (kill_trial, 8),
-  'SIGTERM to a trial': (sigterm_trial, 6),
-  'kill -9 in a checkpoint write': (kill_in_checkpoint, 7),
+  'SIGTERM to a trial': (sigterm_trial, 5),
+  'kill -9 in a checkpoint write': (kill_in_checkpoint, 6),
   'SIGTERM in a checkpoint write': (sigterm_in_checkpoint, 4),
   'kill -9 the launcher': (kill_launcher, 5),
   'SIGTERM to the launcher': (sigterm_launcher, 4),
@@ -374,6 +405,7 @@ FAULTS: dict[str, tuple[Fault, int]] = {
   'corrupt code shard': (corrupt_codes, 3),
   'torn record and progress': (torn_record, 2),
   'full disk': (full_disk, 3),
+  'hung data source': (hung_data, 2),
   'hung trial': (hung_trial, 1),
   'clock skew': (clock_skew, 2),
   'stale lock of another machine': (foreign_lock, 2),

@@ -20,7 +20,8 @@ TESTS = ROOT / 'tests'
 NAMES = ('one', 'two')
 STEPS = 40
 # A trial that a fault ends is tried again at once, and often enough.
-_PATIENT = ('--parallel=2', '--retries=30', '--backoff_s=0.1')
+_PATIENT = ('--parallel=2', '--retries=30', '--backoff_s=0.1',
+            '--config.data_timeout_s=20')  # fmt: skip
 
 _EXPERIMENT = """
 import json
@@ -30,17 +31,25 @@ import time
 
 import tiny
 from varjax import config, progress
+from varjax.data import pipeline
 
 _inject = json.loads(os.environ.get('SOAK_INJECT', '{{}}'))
 
 if _inject and not hasattr(progress.Progress, 'disturbed'):
   update, now = progress.Progress.update, time.time
+  following = pipeline.TrainBatches.__next__
 
   def slow_update(self, step, loss=None):
     time.sleep(_inject['step_s'])
     update(self, step, loss)
 
+  def next_that_hangs(self):
+    while os.path.exists(_inject['hang']):
+      time.sleep(0.1)
+    return following(self)
+
   progress.Progress.update = slow_update
+  pipeline.TrainBatches.__next__ = next_that_hangs
   progress.Progress.disturbed = True
   time.time = lambda: now() + _inject['clock_s']
 
@@ -86,6 +95,11 @@ class World:
   def codes(self) -> pathlib.Path:
     return self.root / 'codes'
 
+  @property
+  def hang(self) -> pathlib.Path:
+    """While this file is there, no run gets a batch."""
+    return self.root / 'hang'
+
   def build(self) -> None:
     """Images, tokenizer, codes and the sweep file, where they are not yet."""
     if self.sweep.is_file():
@@ -115,7 +129,9 @@ class World:
       'XLA_FLAGS': '',
       'JAX_PLATFORMS': 'cpu',
       'VARJAX_CACHE': str(self.root / 'cache'),
-      'SOAK_INJECT': json.dumps({'step_s': 0.1, 'clock_s': 0.0, **inject}),
+      'SOAK_INJECT': json.dumps(
+        {'step_s': 0.1, 'clock_s': 0.0, 'hang': str(self.hang), **inject}
+      ),
     }
 
   def _varjax(self, *argv: object) -> None:

@@ -209,6 +209,7 @@ def test_the_first_cause_of_a_trial_of_several_processes_counts():
   assert remote.worst([ending(None, 'x'), ending(143)]) == ending(None, 'x')
   assert remote.worst([ending(143), ending(-9)]) == ending(-9)
   assert remote.worst([ending(75), ending(1)]) == ending(1)
+  assert remote.worst([ending(143), ending(75)]) == ending(75)
   assert remote.worst([ending(75), ending(0)]) == ending(75)
   assert remote.worst([ending(0), ending(-9)]) == ending(-9)
   assert remote.worst([ending(0), ending(0)]) == ending(0)

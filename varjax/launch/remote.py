@@ -14,13 +14,14 @@ import sys
 import time
 import uuid
 
+from varjax import errors
 from varjax.launch import allocator, base, drive, keeper, lock, manifest
 
 # A launcher that stood still for so long has lost its trials.
 ORPHAN_S = 60.0
-# Ends of processes that follow from those of others: told to stop, found the
-# others gone (`errors.PeerLost`), done.
-_AFTER_OTHERS = (base.PREEMPTED_EXIT_CODE, 75, 0)
+# Ends of processes that most often follow from those of others: found the
+# others gone (`errors.PeerLost`), told to stop, done.
+_AFTER_OTHERS = (errors.PeerLost.exit_code, base.PREEMPTED_EXIT_CODE, 0)
 # Time to end for the other processes of a trial when one has failed.
 GANG_GRACE_S = 10.0
 _KEEPER = pathlib.Path(keeper.__file__)
