@@ -1,5 +1,7 @@
 """Backtests, frontiers and the agreement of methods on planted sweeps."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +14,7 @@ from varjax.scaling import (
   forms,
   frontier,
   identify,
+  isoflop,
   optimum,
 )
 from varjax.scaling.objective import Objective
@@ -132,6 +135,19 @@ def test_methods_agree_on_a_planted_isoflop_sweep():
   assert found['isoflop']['asymmetry']['size_bias'] != 0
   assert 0 < found['agreement_spread'] < 0.1
   assert all(b['status'] == 'used' for b in found['isoflop']['budgets'])
+  # The smaller budgets would have found the minima of the larger ones.
+  made = isoflop.isoflop(frame, replicates=0)
+  tested = backtest.leave_largest_budget_out(made)
+  assert [r['dropped'] for r in tested['rows']] == [1, 2]
+  assert tested['coverage'] == 1.0
+  assert tested['mean_abs_error'] < 0.1
+  assert tested['rows'][0]['c'] == pytest.approx(1e21)
+  assert tested['extrapolation'] == pytest.approx(10**0.75)
+  few = dataclasses.replace(made, budgets=made.budgets[:3])
+  assert backtest.leave_largest_budget_out(few) is None
+  bent = [dataclasses.replace(b, best=b.best + 2) for b in made.budgets[-1:]]
+  bent = dataclasses.replace(made, budgets=(*made.budgets[:-1], *bent))
+  assert not backtest.leave_largest_budget_out(bent)['rows'][0]['inside']
 
 
 def test_repeated_data_are_reported_with_their_profiles():

@@ -9,12 +9,13 @@ extrapolation error the score of a scaling law.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from varjax import errors
-from varjax.scaling import bootstrap, fit, predict
+from varjax.scaling import bootstrap, fit, isoflop, predict
 from varjax.scaling.forms import Form
 from varjax.scaling.objective import Objective
 
@@ -72,11 +73,70 @@ def leave_largest_out(
     boot = bootstrap.bootstrap(part, replicates, seed=seed, clusters=runs)
     found = predict.predict_rows(part, boot, test, key_of, y_kind)
     rows += [{**row, 'dropped': dropped} for row in found]
+  return _summary(f'leave largest {by} out', rows)
+
+
+def leave_largest_budget_out(
+  found: isoflop.IsoFlop, most: int = 3, replicates: int = 400
+) -> dict[str, Any] | None:
+  """Would the smaller budgets have found the minima of the larger ones?
+
+  Args:
+    found: the analysis; its valid budgets are dropped from the top.
+    most: budgets that are left out, at most.
+    replicates: resamples of the runs within each budget, for intervals.
+
+  Returns:
+    As `backtest.leave_largest_out`, with sizes instead of losses; an
+    interval holds the line and the scatter of the measured minimum. None
+    with fewer than three budgets left.
+  """
+  ordered = sorted(found.valid, key=lambda b: b.c)
+  rows = []
+  for dropped in range(1, most + 1):
+    kept, test = ordered[:-dropped], ordered[-dropped]
+    if len(kept) < 3:
+      break
+    exponent, log_g = isoflop.line(
+      [b.c for b in kept], [np.exp(b.best) for b in kept]
+    )
+    at = np.log(test.c)
+    predicted = log_g + exponent * at
+    slopes, cuts = isoflop.resampled_lines(
+      kept, found.method, replicates, found.seed
+    )
+    own = isoflop.resampled_minima(
+      test, found.method, replicates, np.random.default_rng([found.seed, 1])
+    )
+    own = own[np.isfinite(own)]
+    lo = hi = np.nan
+    if min(len(slopes), len(own)) >= 20:
+      many = min(len(slopes), len(own))
+      spread = cuts[:many] + slopes[:many] * at + own[:many] - test.best
+      lo, hi = np.exp(np.quantile(spread, [0.025, 0.975], method='weibull'))
+    measured, guess = float(np.exp(test.best)), float(np.exp(predicted))
+    known = bool(np.isfinite(lo))
+    rows.append(
+      {
+        'run_id': None, 'name': f'C = {test.c:.3g}',
+        'n': measured if found.size == 'n' else None,
+        'd': measured if found.size == 'd' else None,
+        'c': test.c, 'x': test.c, 'measured': measured, 'predicted': guess,
+        'lo': float(lo), 'hi': float(hi),
+        'inside': bool(lo <= measured <= hi) if known else None,
+        'error': guess / measured - 1.0,
+        'extrapolation': test.c / kept[-1].c, 'dropped': dropped,
+      }
+    )  # fmt: skip
+  return _summary('leave largest budget out', rows)
+
+
+def _summary(kind: str, rows: list[dict]) -> dict | None:
   if not rows:
     return None
   inside = [r['inside'] for r in rows if r['inside'] is not None]
   return {
-    'kind': f'leave largest {by} out', 'rows': rows,
+    'kind': kind, 'rows': rows,
     'mean_abs_error': float(np.mean([abs(r['error']) for r in rows])),
     'coverage': float(np.mean(inside)) if inside else None,
     'extrapolation': max(r['extrapolation'] for r in rows),

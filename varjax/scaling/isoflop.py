@@ -137,7 +137,7 @@ def isoflop(
   if len(valid) < 2:
     raise gate.kept[-1]
   exponent, log_g = line([b.c for b in valid], [np.exp(b.best) for b in valid])
-  draws, draws_g = _bootstrap(valid, method, replicates, seed)
+  draws, draws_g = resampled_lines(valid, method, replicates, seed)
   return IsoFlop(
     method, size, budgets, exponent, log_g, draws, draws_g, seed,
     tuple(gate.kept),
@@ -277,23 +277,16 @@ def _akima(x: np.ndarray, log_y: np.ndarray) -> tuple[float, float]:
   return float(grid[i]), float(np.exp(values[i]))
 
 
-def _bootstrap(valid: list[Budget], method: str, replicates: int, seed: int):
+def resampled_lines(
+  valid: list[Budget], method: str, replicates: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Exponents and log intercepts of runs resampled within budgets, [b]."""
   if replicates <= 0:
     return np.zeros(0), np.zeros(0)
   rng = np.random.default_rng(seed)
   found = np.full((replicates, len(valid)), np.nan)
   for j, budget in enumerate(valid):
-    m = len(budget.x)
-    weights = rng.multinomial(m, np.full(m, 1 / m), size=replicates)
-    if method == 'parabola':
-      best, _ = _vertices(budget.x, budget.y, weights.astype(float))
-    else:
-      best = np.array([_akima_resample(budget, w) for w in weights])
-    # A resample is judged as the data are: its own range must bracket the
-    # minimum.
-    drawn = np.where(weights > 0, budget.x[None], np.nan)
-    inside = (best > np.nanmin(drawn, 1)) & (best < np.nanmax(drawn, 1))
-    found[:, j] = np.where(inside, best, np.nan)
+    found[:, j] = resampled_minima(budget, method, replicates, rng)
   c = np.log([b.c for b in valid])
   slopes, cuts = [], []
   for row in found:
@@ -303,6 +296,23 @@ def _bootstrap(valid: list[Budget], method: str, replicates: int, seed: int):
       slopes.append(slope)
       cuts.append(cut)
   return np.array(slopes), np.array(cuts)
+
+
+def resampled_minima(
+  budget: Budget, method: str, replicates: int, rng: np.random.Generator
+) -> np.ndarray:
+  """Log sizes of the minima of resampled runs, [b]; nan where invalid."""
+  m = len(budget.x)
+  weights = rng.multinomial(m, np.full(m, 1 / m), size=replicates)
+  if method == 'parabola':
+    best, _ = _vertices(budget.x, budget.y, weights.astype(float))
+  else:
+    best = np.array([_akima_resample(budget, w) for w in weights])
+  # A resample is judged as the data are: its own range must bracket the
+  # minimum.
+  drawn = np.where(weights > 0, budget.x[None], np.nan)
+  inside = (best > np.nanmin(drawn, 1)) & (best < np.nanmax(drawn, 1))
+  return np.where(inside, best, np.nan)
 
 
 def _akima_resample(budget: Budget, weights: np.ndarray) -> float:

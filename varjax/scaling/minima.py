@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from varjax.scaling import bootstrap, result
+from varjax.scaling import backtest, bootstrap, result
 from varjax.scaling.describe import versions
 from varjax.scaling.isoflop import IsoFlop
 from varjax.scaling.options import Options
@@ -43,6 +43,11 @@ def entry(
   if len(found.draws) >= 20:
     lines = found.draws_g[:, None] + found.draws[:, None] * np.log(grid)[None]
     lo, hi = np.exp(np.percentile(lines, [2.5, 97.5], axis=0))
+  tested = None
+  if options.backtest:
+    tested = backtest.leave_largest_budget_out(
+      found, replicates=min(options.bootstrap, 400)
+    )
   refused = [b for b in found.budgets if b.why is not None]
   dof = max(len(c) - 2, 1)
   total = float(np.sum((np.log(best) - np.log(best).mean()) ** 2))
@@ -85,7 +90,7 @@ def entry(
     'curve': {
       'x': grid, 'y': found.predict(grid), 'lo': lo, 'hi': hi,
     },
-    'holdout': [], 'backtest': None, 'backtests': [],
+    'holdout': [], 'backtest': tested, 'backtests': [tested] if tested else [],
     'refusals': [r.as_dict() for r in found.refusals],
     'warnings': [
       f'budget C = {b.c:.3g} is not used: {b.why}' for b in refused

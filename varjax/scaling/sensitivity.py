@@ -14,7 +14,7 @@ import numpy as np
 
 from varjax import errors
 from varjax.scaling import fit as fit_lib
-from varjax.scaling import forms, nonlinear, optimum, table
+from varjax.scaling import forms, identify, nonlinear, optimum, table
 from varjax.scaling.fit import Fit
 from varjax.scaling.forms import Form
 from varjax.scaling.objective import Objective
@@ -90,5 +90,8 @@ def sensitivity(
     keep = table.drop_highest(given.y, count)
     add(f'{count} highest dropped', given.form, given.objective, keep)
   for form in others:
-    add(f'form {form.name}', form, given.objective, every)
+    # A bend cannot be told from few values of an input.
+    levels = [identify.count_levels(np.log(v)) for v in given.columns.values()]
+    if min(levels) > len(form.names) or len(form.inputs) > 1:
+      add(f'form {form.name}', form, given.objective, every)
   return rows

@@ -123,7 +123,7 @@ def study(
   elif quantity.primary:
     # An interval of bootstraps says little of a parameter near a bound.
     entry['profiles'] = _profiles(found, _weak(found, entry))
-  if options.sensitivity:
+  if options.sensitivity and quantity.primary:
     entry['sensitivity'] = sensitivity.sensitivity(
       found, others=sensitivity.others_of(form)
     )
