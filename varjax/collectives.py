@@ -116,9 +116,23 @@ def parse(text: str) -> list[Collective]:
   found = []
   for visit in module.walk(fusions=True):
     kind = visit.line.opcode.removesuffix('-start')
-    if kind in KINDS:
+    siblings = module.computations[visit.computation]
+    if kind in KINDS and not is_continued(visit.line, siblings):
       found.append(_collective(kind, visit, module))
   return found
+
+
+def is_continued(
+  line: hlo.Instruction, siblings: list[hlo.Instruction]
+) -> bool:
+  """Whether a collective was started in another computation.
+
+  The TPU compiler cuts a collective into pieces that run inside of the
+  fusions beside it, and writes the instruction down in each of them.
+  """
+  return 'chain_id=' in line.rest and not any(
+    'AsyncCollectiveStart' in other.rest for other in siblings
+  )
 
 
 def _collective(kind: str, visit: hlo.Visit, module: hlo.Module) -> Collective:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from varjax import errors, hlo
+from varjax import collectives, errors, hlo
 from varjax.aot import traffic
 
 # A loop of 5 trips over stacked activations, as the TPU compiler writes it:
@@ -107,3 +107,58 @@ def test_walk_multiplies_trips_and_sees_fusions_when_asked():
 def test_another_text_is_refused():
   with pytest.raises(errors.ConfigError, match='ENTRY'):
     traffic.hbm_bytes('not a program')
+
+
+# A gather of weights that the TPU compiler cut in three: started in one
+# fusion, continued beside a product, ended where it is needed.
+PIECES = """
+HloModule jit_update, num_partitions=4
+
+%begin (b.0: bf16[2,64]) -> (bf16[2,64], bf16[8,64], u32[]) {
+  %b.0 = bf16[2,64]{1,0} parameter(0)
+  %g.0 = bf16[8,64]{1,0} all-gather(%b.0), channel_id=1, replica_groups={{0,1,2,3}}, dimensions={0}, frontend_attributes={chain_id="0"}
+  ROOT %started = (bf16[2,64]{1,0}, bf16[8,64]{1,0}, u32[]{:S(2)}) custom-call(%g.0), custom_call_target="AsyncCollectiveStart"
+}
+
+%beside (c.0: bf16[2,64], c.1: bf16[8,64], c.2: f32[16]) -> (f32[16], bf16[2,64], bf16[8,64]) {
+  %c.0 = bf16[2,64]{1,0} parameter(0)
+  %c.1 = bf16[8,64]{1,0} parameter(1)
+  %c.2 = f32[16]{0} parameter(2)
+  %g.1 = bf16[8,64]{1,0} all-gather(%c.0), channel_id=1, replica_groups={{0,1,2,3}}, dimensions={0}, frontend_attributes={chain_id="0"}
+  %work = f32[16]{0} negate(%c.2)
+  ROOT %all = (f32[16]{0}, bf16[2,64]{1,0}, bf16[8,64]{1,0}) tuple(%work, %c.0, %g.1)
+}
+
+%end (d.0: bf16[2,64], d.1: bf16[8,64]) -> bf16[8,64] {
+  %d.0 = bf16[2,64]{1,0} parameter(0)
+  %d.1 = bf16[8,64]{1,0} parameter(1)
+  %g.2 = bf16[8,64]{1,0} all-gather(%d.0), channel_id=1, replica_groups={{0,1,2,3}}, dimensions={0}, frontend_attributes={chain_id="0"}
+  ROOT %ended = bf16[8,64]{1,0} custom-call(%d.0, %d.1, %g.2), custom_call_target="AsyncCollectiveDone"
+}
+
+ENTRY %main (w: bf16[2,64], x: f32[16]) -> f32[16] {
+  %w = bf16[2,64]{1,0} parameter(0)
+  %x = f32[16]{0} parameter(1)
+  %s = (bf16[2,64]{1,0}, bf16[8,64]{1,0}, u32[]{:S(2)}) fusion(%w), kind=kCustom, calls=%begin
+  %s.0 = bf16[2,64]{1,0} get-tuple-element(%s), index=0
+  %s.1 = bf16[8,64]{1,0} get-tuple-element(%s), index=1
+  %m = (f32[16]{0}, bf16[2,64]{1,0}, bf16[8,64]{1,0}) fusion(%s.0, %s.1, %x), kind=kCustom, calls=%beside
+  %m.0 = bf16[2,64]{1,0} get-tuple-element(%m), index=1
+  %m.1 = bf16[8,64]{1,0} get-tuple-element(%m), index=2
+  %e = bf16[8,64]{1,0} fusion(%m.0, %m.1), kind=kCustom, calls=%end
+  ROOT %y = f32[16]{0} get-tuple-element(%m), index=0
+}
+"""  # noqa: E501 - as a compiler prints it
+
+
+def test_a_collective_in_pieces_is_one():
+  (found,) = collectives.parse(PIECES)
+  assert found.kind == 'all-gather'
+  assert found.bytes == 8 * 64 * 2
+  assert found.wire_bytes == 3 / 4 * 8 * 64 * 2
+
+
+def test_pieces_move_their_bytes_once():
+  gather = (2 + 8) * 64 * 2  # the shard in, the whole out
+  work = 2 * 16 * 4
+  assert traffic.hbm_bytes(PIECES) == gather + work

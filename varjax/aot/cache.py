@@ -2,8 +2,8 @@
 
 Two keys. The first is of the run, the code, the slice and the compiler's
 versions: a plan finds a result by it without JAX. The second is of the
-lowered program itself, so that an edit which leaves the program alone costs
-seconds of lowering and no compile.
+lowered program itself and the code that reads it, so that an edit which
+leaves the program alone costs seconds of lowering and no compile.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from varjax.compilation import cache_directory
 from varjax.topology import Topology
 from varjax.workdir import write_json
 
-# Sources that shape the program, beyond those that a run's id covers.
-_CODE = ('sharding.py', 'collectives.py', 'replica_groups.py',
-         'aot/abstract.py', 'aot/compiler.py')  # fmt: skip
+# Sources that shape the program, beyond those that a run's id covers, and
+# those that read facts from it.
+_LOWERING = ('sharding.py', 'aot/abstract.py')
+_READING = ('hlo.py', 'collectives.py', 'replica_groups.py',
+            'aot/refusal.py', 'aot/traffic.py', 'aot/compiler.py')  # fmt: skip
 # Names, places, and numbers that are constants of the program.
 _SHAPES_NOTHING = (
   'name', 'role', 'seed', 'total', 'eval_batch_size', 'tokenizer_dir',
@@ -85,12 +87,10 @@ def run_key(run: specs.RunSpec, slice_: Topology) -> str:
   Raises:
     ConfigError: the mesh does not fit the slice.
   """
-  root = pathlib.Path(identity.__file__).parent
-  own = [(root / name).read_text(encoding='utf-8') for name in _CODE]
   content = {
     'run': _shapes(run, slice_),
     'topology': str(slice_),
-    'code': [identity.code_version(), identity.digest(own)],
+    'code': [identity.code_version(), _digest(_LOWERING + _READING)],
     'versions': target.versions(),
   }
   return identity.digest(content)[:24]
@@ -112,9 +112,18 @@ def program_key(
     'topology': str(slice_),
     'order': order,
     'options': options,
+    'code': _digest(_READING),
     'versions': target.versions(),
   }
   return identity.digest(content)[:24]
+
+
+def _digest(names: tuple[str, ...]) -> str:
+  """Hash of sources of the package."""
+  root = pathlib.Path(identity.__file__).parent
+  return identity.digest(
+    [(root / name).read_text(encoding='utf-8') for name in names]
+  )
 
 
 def _read(file: pathlib.Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from varjax import hlo
+from varjax import collectives, hlo
 
 # Nothing is moved, or it is counted where the data is used.
 _FREE = frozenset(
@@ -154,6 +154,8 @@ def _partial_read(
     return _whole(user.arrays)
   if user.opcode == 'dynamic-update-slice' and places == [0]:
     return 0
+  if user.opcode == 'tuple' or _is_piece(user, scope):
+    return 0  # Handed on.
   if user.opcode == 'fusion':
     inner = _partial_reads(scopes[dict(user.calls)['calls']], scopes)
     if all(place in inner for place in places):
@@ -166,18 +168,30 @@ def _written(line: hlo.Instruction, scope: _Scope) -> int:
   root = scope.root
   if root is None:
     return _in_hbm(line.arrays)
+  if 'AsyncCollectiveStart' in root.rest:
+    # The operand, the gathered array, and numbers.
+    return _in_hbm(line.arrays[1:])
   names = root.operands if root.opcode == 'tuple' else [root.name]
   total = 0
   # A tuple's parts have their memory in the result's shape.
   for array, name in zip(line.arrays, names, strict=False):
     part = scope.source(name)
-    if array.space:
+    if array.space or part is None:
       continue
-    if part is not None and part.opcode == 'dynamic-update-slice':
+    if part.opcode == 'parameter' or _is_piece(part, scope):
+      continue  # Handed on.
+    if part.opcode == 'dynamic-update-slice':
       total += _whole(scope.lines[part.operands[1]].arrays)
     else:
       total += array.bytes
   return total
+
+
+def _is_piece(line: hlo.Instruction, scope: _Scope) -> bool:
+  """Whether it continues or ends a collective that is counted elsewhere."""
+  return 'AsyncCollectiveDone' in line.rest or collectives.is_continued(
+    line, list(scope.lines.values())
+  )
 
 
 def _in_hbm(arrays: tuple[hlo.Array, ...]) -> int:
