@@ -159,7 +159,7 @@ def test_objects_in_an_npz_are_never_unpickled(tmp_path):
   with pytest.raises(errors.DataError, match='must be uint8'):
     images.open_npz(path)
   inception = statistics.Extractor(tiny_network.make(name='inception2015'), 8)
-  with pytest.raises(errors.DataError, match='cannot be read as moments'):
+  with pytest.raises(errors.DataError, match='moments are'):
     reference.open_reference(str(path), inception)
 
 
@@ -350,7 +350,7 @@ def test_huge_moments_are_refused_before_they_are_read(inception, tmp_path):
   with zipfile.ZipFile(path, 'w') as archive:
     archive.writestr('mu.npy', header.getvalue())
     archive.writestr('sigma.npy', header.getvalue())
-  with pytest.raises(errors.DataError, match='is too large'):
+  with pytest.raises(errors.DataError, match='declares the shape'):
     reference.open_reference(str(path), inception[1])
 
 

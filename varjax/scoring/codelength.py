@@ -11,7 +11,6 @@ from collections.abc import Iterator
 import dataclasses
 import math
 
-import jax
 import numpy as np
 
 from varjax import errors
@@ -20,6 +19,7 @@ from varjax.data import pipeline, preprocess, sources
 from varjax.evals import bits
 from varjax.evaluate import Evaluation
 from varjax.orders import make_order
+from varjax.scoring import reconstructions
 from varjax.tokenizers.artifact import TrainedTokenizer
 
 FIT_IMAGES = 512
@@ -134,7 +134,7 @@ def _spread(
       for index in chosen
     ]
   )
-  reconstruct = _reconstructor(trained)
+  reconstruct = reconstructions.of_tokenizer(trained)
   given = []
   for start in range(0, count, _BATCH):
     part = images[start : start + _BATCH]
@@ -147,21 +147,8 @@ def _pairs(
   trained: TrainedTokenizer, split: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Images uint8 and their reconstructions, batch by batch."""
-  reconstruct = _reconstructor(trained)
+  reconstruct = reconstructions.of_tokenizer(trained)
   source = sources.open_source(trained.data, split)
   for batch in pipeline.eval_batches(source, _BATCH, data_spec=trained.data):
     mask = batch['mask'].astype(bool)
     yield batch['image'][mask], reconstruct(batch['image'])[mask]
-
-
-def _reconstructor(trained: TrainedTokenizer):
-  """uint8 images to reconstructions in [0, 255], not rounded."""
-  tokenizer, params = trained.tokenizer, jax.device_put(trained.params)
-
-  @jax.jit
-  def reconstruct(params, pixels):
-    scaled = pixels.astype(np.float32) / 127.5 - 1
-    given = tokenizer.decode(params, tokenizer.encode(params, scaled))
-    return (given + 1) * 127.5
-
-  return lambda pixels: np.asarray(reconstruct(params, pixels))

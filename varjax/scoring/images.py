@@ -12,14 +12,13 @@ import dataclasses
 import hashlib
 import os
 import pathlib
-import zipfile
-import zlib
 
 import numpy as np
 
 from varjax import errors
 from varjax.data import folders, preprocess, sources
 from varjax.data import images as image_files
+from varjax.scoring import archive
 from varjax.spec import DataSpec
 
 _HASH_CHUNK = 2**22
@@ -103,19 +102,33 @@ def open_npz(path: str | os.PathLike[str]) -> ImageSet:
       declares.
   """
   path = pathlib.Path(path)
-  with _member(path) as (_, shape):
-    count, height, width, _ = shape
+  with archive.open_array(path, 'arr_0') as opened:
+    shape = opened.shape
+    if (
+      opened.dtype != np.uint8
+      or len(shape) != 4
+      or shape[-1] != 3
+      or opened.fortran
+    ):
+      raise errors.DataError(
+        f'{path}: arr_0 is {opened.dtype} {list(shape)}; images must be uint8 '
+        '[n, H, W, 3]'
+      )
+  count, height, width, _ = shape
+  if 0 in shape:
+    raise errors.DataError(f'{path}: arr_0 holds no images')
 
   def batches(size: int, first: int, step: int) -> Iterator[np.ndarray]:
     row = height * width * 3
-    with _member(path) as (stream, _):
+    with archive.open_array(path, 'arr_0') as opened:
+      stream = opened.stream
       header = stream.tell()
       for start in range(first * size, count, step * size):
         wanted = min(size, count - start) * row
         try:
           stream.seek(header + start * row)
           data = stream.read(wanted)
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError) as error:
+        except archive.DAMAGE as error:
           raise errors.DataError(f'{path}: is damaged ({error})') from error
         if len(data) != wanted:
           raise errors.DataError(
@@ -211,51 +224,3 @@ def _file_digest(path: pathlib.Path) -> bytes:
     while chunk := file.read(_HASH_CHUNK):
       digest.update(chunk)
   return digest.digest()
-
-
-class _member:
-  """Opens the record of `arr_0` after its header: (stream, shape)."""
-
-  def __init__(self, path: pathlib.Path):
-    self._path = path
-
-  def __enter__(self):
-    try:
-      self._archive = zipfile.ZipFile(self._path)
-      info = self._archive.getinfo('arr_0.npy')
-      self._stream = self._archive.open(info)
-      header = _header(self._stream)
-    except KeyError:
-      self._archive.close()
-      raise errors.DataError(
-        f'{self._path}: has no array arr_0; a sample .npz holds its images '
-        'under that name'
-      ) from None
-    except (
-      zipfile.BadZipFile, zlib.error, OSError, ValueError, RuntimeError,
-    ) as error:  # fmt: skip
-      raise errors.DataError(
-        f'{self._path}: cannot be read as an .npz ({error})'
-      ) from error
-    shape, fortran, dtype = header
-    if dtype != np.uint8 or len(shape) != 4 or shape[-1] != 3 or fortran:
-      raise errors.DataError(
-        f'{self._path}: arr_0 is {dtype} {list(shape)}; images must be uint8 '
-        '[n, H, W, 3]'
-      )
-    if 0 in shape or np.prod(shape, dtype=object) > info.file_size:
-      raise errors.DataError(
-        f'{self._path}: arr_0 declares the shape {list(shape)}, its record '
-        f'has {info.file_size} bytes'
-      )
-    return self._stream, shape
-
-  def __exit__(self, *_):
-    self._stream.close()
-    self._archive.close()
-
-
-def _header(stream):
-  if np.lib.format.read_magic(stream) == (1, 0):
-    return np.lib.format.read_array_header_1_0(stream)
-  return np.lib.format.read_array_header_2_0(stream)

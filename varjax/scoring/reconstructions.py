@@ -20,9 +20,10 @@ from varjax.features.lpips import Lpips
 from varjax.scoring import scores, statistics
 from varjax.scoring.images import ImageSet
 from varjax.scoring.statistics import Extractor, Report
+from varjax.tokenizers.artifact import TrainedTokenizer
 from varjax.types import PyTree
 
-# uint8 [n, H, W, 3] -> uint8 [n, H, W, 3]
+# uint8 [n, H, W, 3] -> [n, H, W, 3], floats in [0, 255] or uint8
 Reconstruct = Callable[[np.ndarray], np.ndarray]
 
 
@@ -40,8 +41,8 @@ def evaluate(
   """Scores of a tokenizer, or of anything that gives images back.
 
   Args:
-    reconstruct: from images to their reconstructions; called with batches
-      of one size, the last padded with zeros.
+    reconstruct: from images to their reconstructions in uint8; called with
+      batches of one size, the last padded with zeros.
     images: what is reconstructed, and the reference.
     extract: the feature network.
     options: of the set scores, which keep their names with an 'r' before
@@ -79,6 +80,26 @@ def evaluate(
     found,
     values=mean | {f'r{name}': value for name, value in found.values.items()},
     errors=error | {f'r{name}': value for name, value in found.errors.items()},
+  )
+
+
+def of_tokenizer(trained: TrainedTokenizer) -> Reconstruct:
+  """From uint8 images to reconstructions in [0, 255], float, not rounded."""
+  tokenizer, params = trained.tokenizer, jax.device_put(trained.params)
+
+  @jax.jit
+  def reconstruct(params: PyTree, pixels: jax.Array) -> jax.Array:
+    images = pixels.astype(np.float32) / 127.5 - 1
+    given = tokenizer.decode(params, tokenizer.encode(params, images))
+    return (given + 1) * 127.5
+
+  return lambda pixels: np.asarray(reconstruct(params, pixels))
+
+
+def rounded(reconstruct: Reconstruct) -> Reconstruct:
+  """The same as 8-bit images, as they would be saved."""
+  return lambda pixels: np.clip(np.round(reconstruct(pixels)), 0, 255).astype(
+    np.uint8
   )
 
 

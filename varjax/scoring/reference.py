@@ -11,14 +11,12 @@ import dataclasses
 import hashlib
 import math
 import pathlib
-import zipfile
-import zlib
 
 import numpy as np
 
 from varjax import errors
 from varjax.features import Network
-from varjax.scoring import images, scores, statistics
+from varjax.scoring import archive, images, scores, statistics
 from varjax.scoring.statistics import Extractor, Gaussian, Report, Statistics
 from varjax.spec import DataSpec
 
@@ -57,7 +55,7 @@ def open_reference(
   path = pathlib.Path(text)
   names = set()
   if path.suffix == '.npz' and path.is_file():
-    names = _names(path)
+    names = archive.names(path)
   moments_only = {'mu', 'sigma'} <= names and 'arr_0' not in names
   if like is not None and not moments_only:
     found = open_images(text, data=data)
@@ -132,38 +130,25 @@ def _open_adm(
   )
 
 
-def _names(path: pathlib.Path) -> set[str]:
-  try:
-    with zipfile.ZipFile(path) as archive:
-      return {name.removesuffix('.npy') for name in archive.namelist()}
-  except (zipfile.BadZipFile, OSError, ValueError, RuntimeError) as error:
-    raise errors.DataError(
-      f'{path}: cannot be read as an .npz ({error})'
-    ) from error
-
-
 def _moment(path: pathlib.Path, name: str) -> np.ndarray:
   """A float array of an .npz, its size checked before it is read."""
-  try:
-    with zipfile.ZipFile(path) as archive, archive.open(f'{name}.npy') as file:
-      version = np.lib.format.read_magic(file)
-      read = (
-        np.lib.format.read_array_header_1_0
-        if version == (1, 0)
-        else np.lib.format.read_array_header_2_0
+  with archive.open_array(path, name) as opened:
+    nbytes = math.prod(opened.shape) * opened.dtype.itemsize
+    if (
+      opened.dtype.kind != 'f'
+      or len(opened.shape) not in (1, 2)
+      or nbytes > _MAX_MOMENT_BYTES
+    ):
+      raise errors.DataError(
+        f'{path}: {name} is {opened.dtype} {list(opened.shape)}; moments are '
+        'floats of one or two axes, of at most 64 MiB'
       )
-      shape, fortran, dtype = read(file)
-      nbytes = math.prod(shape) * dtype.itemsize
-      if dtype.kind != 'f' or len(shape) not in (1, 2):
-        raise ValueError(f'it is {dtype} {list(shape)}')
-      if nbytes > _MAX_MOMENT_BYTES:
-        raise ValueError(f'its shape {list(shape)} is too large')
-      data = file.read(nbytes)
-      values = np.frombuffer(data, dtype).reshape(
-        shape, order='F' if fortran else 'C'
-      )
-  except (zipfile.BadZipFile, zlib.error, OSError, ValueError) as error:
-    raise errors.DataError(
-      f'{path}: {name} cannot be read as moments ({error})'
-    ) from error
+    try:
+      data = opened.stream.read(nbytes)
+    except archive.DAMAGE as error:
+      raise errors.DataError(f'{path}: is damaged ({error})') from error
+  if len(data) != nbytes:
+    raise errors.DataError(f'{path}: {name} ends before its shape does')
+  order = 'F' if opened.fortran else 'C'
+  values = np.frombuffer(data, opened.dtype).reshape(opened.shape, order=order)
   return np.array(values, np.float64, order='C')

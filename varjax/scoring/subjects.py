@@ -15,7 +15,6 @@ import pathlib
 from typing import Any
 
 import jax
-import numpy as np
 
 from varjax import errors, evaluations, identity
 from varjax.evaluations import EvaluationRecord
@@ -140,7 +139,7 @@ def evaluate_tokenizer(
   side = trained.data.resolution
   scores.check_sizes(found.label, found.size, trained.id, (side, side))
   result = reconstructions.evaluate(
-    reconstructor(trained),
+    reconstructions.rounded(reconstructions.of_tokenizer(trained)),
     found,
     extract,
     options=options,
@@ -155,21 +154,6 @@ def evaluate_tokenizer(
   if jax.process_index() == 0:
     evaluations.append(weights.home / evaluations.FILE, record)
   return record
-
-
-def reconstructor(trained: TrainedTokenizer) -> reconstructions.Reconstruct:
-  """Images to codes and back, as 8-bit images."""
-  tokenizer = trained.tokenizer
-  params = jax.device_put(trained.params)
-
-  @jax.jit
-  def reconstruct(params, pixels):
-    scaled = pixels.astype(np.float32) / 127.5 - 1
-    given = tokenizer.decode(params, tokenizer.encode(params, scaled))
-    rounded = jax.numpy.round((given + 1) * 127.5)
-    return jax.numpy.clip(rounded, 0, 255).astype(np.uint8)
-
-  return lambda pixels: np.asarray(reconstruct(params, pixels))
 
 
 def record_of(
