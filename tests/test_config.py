@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import hypothesis
 from hypothesis import given
 from hypothesis import strategies as st
 import pytest
@@ -139,6 +140,7 @@ def test_parse_size_lists_what_is_allowed():
     config.parse_size('d7', (6, 8))
 
 
+@hypothesis.settings(deadline=None)  # A busy machine is no failure.
 @given(
   lr=st.floats(1e-6, 1.0),
   steps=st.integers(1, 10**9),
