@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 import tiny
 
-from varjax import checkpoint, errors, metrics, records, runs, train
+from varjax import (
+  checkpoint,
+  errors,
+  metrics,
+  records,
+  runs,
+  schedule,
+  sharding,
+  step,
+  train,
+)
+from varjax import spec as specs
 from varjax.tasks.reconstruct import DISCRIMINATOR
 from varjax.tokenizers import artifact
 
@@ -117,3 +128,44 @@ def test_what_a_run_looks_through_is_part_of_its_id(world):
 def test_losses_that_cannot_be_are_refused(world, overrides, said):
   with pytest.raises(errors.ConfigError, match=said):
     tiny.tokenizer_run(world[0].data.data_dir, **overrides)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_one_update_on_any_mesh_is_the_same(world, dtype):
+  """Batch statistics are those of the whole batch, on every device."""
+  overrides = {
+    **ADVERSARIAL,
+    'reconstruct.adversarial.start.steps': 0,
+    'reconstruct.adversarial.consistency': 1.0,
+    'tokenizer.compute_dtype': dtype,
+  }
+  run = tiny.tokenizer_run(world[0].data.data_dir, **overrides)
+  steps = schedule.resolve_run(run, 30)
+  images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8)
+  found = []
+  for shape, devices in (((1, 1), 1), ((2, 2), 4)):
+    spec = specs.MeshSpec(*shape)
+    axes = jax.devices()[:devices]
+    mesh = jax.make_mesh(
+      (spec.data, spec.fsdp, 1), sharding.AXES, devices=axes,
+      axis_types=(jax.sharding.AxisType.Auto,) * 3,
+    )  # fmt: skip
+    program = step.Program(run, steps, mesh)
+    [(_, stage)] = program.task.stages(steps)
+    state = program.init_sharded()
+    batch = sharding.shard_batch({'image': images}, mesh)
+    with sharding.use_mesh(mesh):
+      state, values = program.jitted(stage)(state, {}, batch)
+    found.append(jax.device_get((values, state.params)))
+  (one, params), (other, sharded) = found
+  tolerance = 1e-4 if dtype == 'float32' else 3e-2
+  for name, value in one.items():
+    np.testing.assert_allclose(
+      other[name], value, rtol=tolerance, atol=tolerance, err_msg=name
+    )
+  # Adam's first update is the sign of a gradient, so at most twice the rate.
+  rate = max(run.optim.lr, run.reconstruct.adversarial.optim.lr)
+  for a, b in zip(*map(jax.tree.leaves, (params, sharded)), strict=True):
+    assert np.isfinite(b).all()
+    np.testing.assert_allclose(b, a, atol=2.1 * rate)

@@ -75,6 +75,10 @@ def test_abstract_images_and_tokenizers():
   assert {'encoder', 'decoder', 'quantizer'} <= set(whole)
   stage_1 = tiny.tokenizer_run(NOWHERE)
   assert abstract.frozen(stage_1, mesh) == {}
+  seeing = tiny.tokenizer_run(
+    NOWHERE, **{'reconstruct.perceptual.backbone': 'efflite0'}
+  )
+  assert set(abstract.frozen(seeing, mesh)) == {'perceptual'}
   assert set(abstract.batch(stage_1, mesh)) == {'image', 'label'}
   with pytest.raises(errors.ConfigError, match='batch_size=6'):
     abstract.batch(_run(batch_size=6), mesh)

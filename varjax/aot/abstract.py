@@ -10,16 +10,25 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
-from varjax import sharding
+from varjax import backbones, sharding
 from varjax.spec import RunSpec
 from varjax.tokenizers import make_tokenizer
 from varjax.types import Batch, PyTree
 
 
 def frozen(run: RunSpec, mesh: Mesh) -> PyTree:
-  """Weights that the task of `run` reads and never changes, replicated."""
+  """Weights that the task of `run` reads and never changes, replicated.
+
+  Raises:
+    CheckpointError: those of a network that a loss looks through are missing.
+  """
+  everywhere = sharding.replicated(mesh)
+
+  def shapes_of(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: _shaped(x.shape, x.dtype, everywhere), tree)
+
   if run.task == 'reconstruct':
-    return {}
+    return shapes_of(backbones.frozen(run))
   tokenizer = make_tokenizer(run.tokenizer, run.data.resolution)
 
   def weights(key: jax.Array) -> PyTree:
@@ -28,9 +37,7 @@ def frozen(run: RunSpec, mesh: Mesh) -> PyTree:
       return {'tokenizer': params}
     return {'quantizer': tokenizer.quantizer(params)}
 
-  shapes = jax.eval_shape(weights, jax.random.key(0))
-  everywhere = sharding.replicated(mesh)
-  return jax.tree.map(lambda x: _shaped(x.shape, x.dtype, everywhere), shapes)
+  return shapes_of(jax.eval_shape(weights, jax.random.key(0)))
 
 
 def batch(run: RunSpec, mesh: Mesh) -> Batch:
