@@ -41,11 +41,16 @@ ADVERSARIAL = {
 
 
 @pytest.fixture(scope='module')
-def world(tmp_path_factory):
+def images(tmp_path_factory):
+  return tiny.write_images(tmp_path_factory.mktemp('stage1') / 'images')
+
+
+@pytest.fixture(scope='module')
+def world(images):
   """The run, its record and its workdir."""
-  root = tmp_path_factory.mktemp('stage1')
-  run = tiny.tokenizer_run(tiny.write_images(root / 'images'), **ADVERSARIAL)
-  return run, tiny.run_to_end(run, root / 'whole'), root / 'whole'
+  run = tiny.tokenizer_run(images, **ADVERSARIAL)
+  path = images.parent / 'whole'
+  return run, tiny.run_to_end(run, path), path
 
 
 def test_resumed_equals_uninterrupted_bit_for_bit(world, tmp_path, monkeypatch):
@@ -103,8 +108,7 @@ def test_both_networks_trained_and_were_logged(world):
   assert [r.steps for r in curve] == [5]
 
 
-def test_what_a_run_looks_through_is_part_of_its_id(world):
-  images = world[0].data.data_dir
+def test_what_a_run_looks_through_is_part_of_its_id(images):
   plain = tiny.tokenizer_run(images)
   seen = tiny.tokenizer_run(
     images, **{'reconstruct.perceptual.backbone': 'efflite0'}
@@ -125,14 +129,14 @@ def test_what_a_run_looks_through_is_part_of_its_id(world):
     ({'reconstruct.l1': -1.0}, 'reconstruct.l1'),
   ],
 )
-def test_losses_that_cannot_be_are_refused(world, overrides, said):
+def test_losses_that_cannot_be_are_refused(images, overrides, said):
   with pytest.raises(errors.ConfigError, match=said):
-    tiny.tokenizer_run(world[0].data.data_dir, **overrides)
+    tiny.tokenizer_run(images, **overrides)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
-def test_one_update_on_any_mesh_is_the_same(world, dtype):
+def test_one_update_on_any_mesh_is_the_same(images, dtype):
   """Batch statistics are those of the whole batch, on every device."""
   overrides = {
     **ADVERSARIAL,
@@ -140,9 +144,9 @@ def test_one_update_on_any_mesh_is_the_same(world, dtype):
     'reconstruct.adversarial.consistency': 1.0,
     'tokenizer.compute_dtype': dtype,
   }
-  run = tiny.tokenizer_run(world[0].data.data_dir, **overrides)
+  run = tiny.tokenizer_run(images, **overrides)
   steps = schedule.resolve_run(run, 30)
-  images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8)
+  pixels = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8)
   found = []
   for shape, devices in (((1, 1), 1), ((2, 2), 4)):
     spec = specs.MeshSpec(*shape)
@@ -154,7 +158,7 @@ def test_one_update_on_any_mesh_is_the_same(world, dtype):
     program = step.Program(run, steps, mesh)
     [(_, stage)] = program.task.stages(steps)
     state = program.init_sharded()
-    batch = sharding.shard_batch({'image': images}, mesh)
+    batch = sharding.shard_batch({'image': pixels}, mesh)
     with sharding.use_mesh(mesh):
       state, values = program.jitted(stage)(state, {}, batch)
     found.append(jax.device_get((values, state.params)))
