@@ -22,7 +22,7 @@ from varjax.scaling import notation, reference
 
 ABSOLUTE, SLOPE, REFUSED = 'absolute', 'slope', 'not comparable'
 # Tokens whose loss has the units of ours, and of the official tokenizer.
-_COMPARABLE = ('VAR codes', 'image codes')
+COMPARABLE = ('VAR codes', 'image codes')
 _OFFICIAL = {'code_vocab': 4096, 'positions_per_image': 680}
 _FLOORS = {'fixed': 'power_pinned', 'fitted': 'power_floor', 'none': 'power'}
 _POINTS = 48
@@ -103,7 +103,7 @@ def _compare(
 
 def _conflict(law: reference.Law, fit: Mapping[str, Any]) -> str:
   """Why a law and a fit have nothing to compare; '' where they have."""
-  if law.domain not in _COMPARABLE:
+  if law.domain not in COMPARABLE:
     return f'its tokens are {law.domain}, not image codes'
   needed = _FLOORS[law.floor]
   if fit.get('form') != needed:

@@ -165,8 +165,11 @@ def published_rows(
     reason = found.reason if found else f'no fit of {law.metric} here'
     how = found.how if found else comparison.REFUSED
     if sized:
-      reason = f'exponent a of N* is {optimal[0]:.3f} here; {law.domain}'
+      reason = f'exponent a of N* is {optimal[0]:.3f} here'
       how = comparison.SLOPE
+      if law.domain not in comparison.COMPARABLE:
+        how = comparison.REFUSED
+        reason = f'its tokens are {law.domain}; {reason}'
     if law.form == 'chinchilla':
       split = optimum.exponents(law.params)
       reason = f'its tokens are {law.domain}; a = {float(split["a"]):.3f}'

@@ -35,20 +35,12 @@ def build(plan: Mapping[str, Any] | None) -> list[Exhibit]:
     'mark': (best['n'], 100 * best['deadweight']),
   }  # fmt: skip
   data = pd.DataFrame(sizes)
-  target = plan.get('target_loss')
-  spent = (
-    'Every size spends the whole budget'
-    if target is None
-    else f'Every size is trained to the loss {notation.number(target)}'
-  )
   made = [
     Exhibit(
       'plan_loss',
       'plan',
-      f'Loss over size at {budget} FLOPs'
-      if target is None
-      else 'Predicted loss of the sizes that reach the target',
-      f'{spent}; the star is planned. The band is '
+      f'Loss over size at {budget} FLOPs',
+      'Every size spends the whole budget; the star is planned. The band is '
       'the 95 % interval of a new run.',
       data,
       plots.lines([loss], label, notation.label('loss')),
@@ -64,6 +56,8 @@ def build(plan: Mapping[str, Any] | None) -> list[Exhibit]:
       plots.lines([waste], label, 'deadweight compute (%)', log_y=False),
     ),
   ]
+  # Sizes that all reach one loss have no curve of losses.
+  made = made if plan.get('target_loss') is None else made[1:]
   return made + _overtraining(plan, label)
 
 
