@@ -125,7 +125,7 @@ def run_round(
   verdict = judge(found, calm)
   restarts = len(re.findall(r'^--- attempt', said, re.M)) - 2
   rows = [
-    _row(name, harm, _since(before, said), verdict)
+    _row(name, harm, _since(before, said), verdict, f'{world.root.parent}/')
     | {
       'seed': seed, 'round': number, 'starts_beyond_two': restarts,
       'seconds_of_round': round(time.monotonic() - began, 1),
@@ -171,7 +171,10 @@ def table(rows: list[dict]) -> str:
   return '\n'.join(lines)
 
 
-def _row(name: str, harm: Harm, said: str, verdict: dict) -> dict:
+def _row(
+  name: str, harm: Harm, said: str, verdict: dict, hide: str = ''
+) -> dict:
+  """One fault; `hide` is taken out of what was said: paths of this machine."""
   message = harm.said
   if not message and harm.message:
     lines = [x for x in said.splitlines() if re.search(harm.message, x)]
@@ -180,9 +183,13 @@ def _row(name: str, harm: Harm, said: str, verdict: dict) -> dict:
   ok = heard and verdict['identical']
   ok = ok and not verdict['lost'] and not verdict['doubled']
   return {
-    'fault': name, 'moment': harm.moment, 'message': message[:300],
-    'said': heard, **verdict, 'ok': ok,
-  }  # fmt: skip
+    'fault': name,
+    'moment': harm.moment,
+    'message': message.replace(hide, '')[:300],
+    'said': heard,
+    **verdict,
+    'ok': ok,
+  }
 
 
 def _since(before: str, after: str) -> str:
