@@ -72,6 +72,32 @@ def test_an_owner_of_another_machine_that_is_silent_is_dead(tmp_path):
   assert time.monotonic() - began >= 0.5
 
 
+def test_while_it_waits_for_another_machine_both_are_named(
+  tmp_path, monkeypatch
+):
+  _left_by_another_machine(tmp_path)
+  said = []
+
+  def second_launcher(seconds):
+    del seconds
+    if not said:
+      said.append('')
+      with pytest.raises(errors.LaunchError) as refused:
+        lock.held(tmp_path).__enter__()
+      said.append(str(refused.value))
+      said.append((tmp_path / lock.LOCK).read_text())
+
+  monkeypatch.setattr(lock.time, 'sleep', second_launcher)
+  with lock.held(tmp_path) as hold:
+    assert hold.died.host == 'elsewhere'
+  assert f'another launcher (process {os.getpid()}) runs' in said[1]
+  # Killed at that moment, it must not hide the other from the next one.
+  (tmp_path / lock.LOCK).write_text(said[2])
+  (tmp_path / lock.BEAT).write_text('t0 1')
+  with lock.held(tmp_path) as hold:
+    assert hold.died.host == 'elsewhere'
+
+
 def test_a_dead_owner_of_this_machine_costs_no_wait(tmp_path, monkeypatch):
   here = lock._this_machine()
   owner = lock.Owner(*here, pid=2**22 + 1, token='t0')

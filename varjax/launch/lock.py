@@ -20,6 +20,7 @@ import pathlib
 import socket
 import threading
 import time
+from typing import TextIO
 import uuid
 
 from varjax import errors
@@ -124,13 +125,18 @@ def held(sweep_dir: pathlib.Path) -> Iterator[Hold]:
   """
   sweep_dir.mkdir(parents=True, exist_ok=True)
   with open(sweep_dir / LOCK, 'a+') as file:
-    if not _acquire(file.fileno()):
-      raise _refusal(sweep_dir, _owner(file))
-    before = _owner(file)
-    if before is not None and not before.is_here:
-      _refuse_if_alive(sweep_dir, before)
+    acquired = _acquire(file.fileno())
+    named = _owners(file)
+    if not acquired:
+      raise _refusal(sweep_dir, named[-1] if named else None)
+    before = named[0] if named else None
     owner = Owner(*_this_machine(), os.getpid(), uuid.uuid4().hex)
-    _write(file, json.dumps(dataclasses.asdict(owner)) + '\n')
+    if before is not None and not before.is_here:
+      # Both are named meanwhile: who is refused must hear of this launcher,
+      # and if it dies here the next one must hear of the other.
+      _write(file, before, owner)
+      _refuse_if_alive(sweep_dir, before)
+    _write(file, owner)
     hold = Hold(sweep_dir, owner, before)
     try:
       yield hold
@@ -156,8 +162,8 @@ def is_held(sweep_dir: pathlib.Path) -> bool:
       fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
       return True
-    owner = _owner(file)
-  if owner is None or owner.is_here:
+    named = _owners(file)
+  if not named or named[0].is_here:
     return False
   return abs(time.time() - _changed_at(sweep_dir / BEAT)) < 2 * _DEAD_AFTER_S
 
@@ -201,19 +207,20 @@ def _acquire(descriptor: int) -> bool:
   return False
 
 
-def _owner(file) -> Owner | None:
-  """Who the lock file names; None when it was left in order."""
+def _owners(file: TextIO) -> list[Owner]:
+  """Whom the lock file names; nobody when it was left in order."""
   file.seek(0)
   try:
-    return Owner(**json.loads(file.read()))
+    return [Owner(**json.loads(line)) for line in file.read().splitlines()]
   except (ValueError, TypeError):
-    return None
+    return []
 
 
-def _write(file, text: str) -> None:
+def _write(file: TextIO, *owners: Owner) -> None:
   file.seek(0)
   file.truncate(0)
-  file.write(text)
+  for owner in owners:
+    file.write(json.dumps(dataclasses.asdict(owner)) + '\n')
   file.flush()
 
 
