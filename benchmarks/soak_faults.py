@@ -211,12 +211,9 @@ def corrupt_checkpoint(scene: Scene) -> Harm | None:
   if found is None:
     return None
   trial, step, folder = found
-  files = sorted(
-    p for p in folder.rglob('*') if p.is_file() and p.stat().st_size > 64
-  )
-  # The arrays themselves: metadata may be read from elsewhere.
-  arrays = [p for p in files if '/d/' in str(p)] or files
-  path = scene.rng.choice(arrays)
+  # The largest holds weights; orbax leaves smaller ones that nobody reads.
+  files = [p for p in sorted(folder.rglob('*')) if p.is_file()]
+  path = max(files, key=lambda p: p.stat().st_size)
   how = scene.rng.choice(['flipped', 'cut', 'removed'])
   content = bytearray(path.read_bytes())
   if how == 'flipped':
