@@ -7,7 +7,7 @@ from PIL import Image
 
 from varjax import config, runs, train
 from varjax import spec as specs
-from varjax.artifacts import FINISH
+from varjax.artifacts import FINISH, score_images
 from varjax.records import RunRecord
 from varjax.workdir import Workdir
 
@@ -82,7 +82,14 @@ def run_to_end(run: specs.RunSpec, path: pathlib.Path) -> RunRecord:
   workdir = Workdir(path)
   resolved = runs.resolve(run)
   workdir.claim(run, resolved.run_id)
-  return train.train(run, workdir, resolved, FINISH[run.task], quiet=True)
+  return train.train(
+    run,
+    workdir,
+    resolved,
+    FINISH[run.task],
+    score=score_images,
+    quiet=True,
+  )
 
 
 def _run(values: dict, images: pathlib.Path) -> specs.RunSpec:

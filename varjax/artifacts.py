@@ -1,16 +1,22 @@
-"""What a finished run leaves for the next stage, by task."""
+"""What the weights of a run are turned into: artifacts, and scored images."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
 import numpy as np
 
-from varjax import distributed
+from varjax import distributed, evaluations, features
 from varjax import spec as specs
 from varjax.data import pipeline, sources
 from varjax.evals import sheets
+from varjax.models.transformer import Transformer
+from varjax.orders import make_order
+from varjax.pipeline import VarPipeline
+from varjax.scoring import images as image_sets
+from varjax.scoring import samples, scores, statistics, subjects
 from varjax.step import TrainState
 from varjax.tasks.reconstruct import DISCRIMINATOR
 from varjax.tokenizers import artifact, make_tokenizer
@@ -66,6 +72,60 @@ def _finish_generator(
   """The checkpoint is all that sampling and evaluation need."""
   del run, workdir, state
   return {}
+
+
+def score_images(
+  run: specs.RunSpec,
+  workdir: Workdir,
+  run_id: str,
+  state: TrainState,
+  step: int,
+) -> None:
+  """Scores what the weights after `step` make, see `ScoreSpec`; `Score`."""
+  params = _whole(state.weights)
+  weights = subjects.Weights(run_id, step, workdir.path)
+  extract = _extractor(run.score.features, run.score.weights)
+  options = scores.Options()
+  split = image_sets.open_dataset(run.data, 'validation')
+  if run.task == 'reconstruct':
+    params = {k: v for k, v in params.items() if k != DISCRIMINATOR}
+    trained = artifact.TrainedTokenizer(
+      make_tokenizer(run.tokenizer, run.data.resolution),
+      params,
+      f'run {run_id} at update {step}',
+      run.tokenizer,
+      run.data,
+    )
+    subjects.evaluate_tokenizer(
+      trained, weights, split, extract, options, role=evaluations.PERIODIC
+    )
+    return
+  trained = artifact.load(run.tokenizer_dir)
+  order = make_order(run.order, trained.spec)
+  pipe = VarPipeline(
+    trained.tokenizer,
+    trained.params,
+    order,
+    Transformer(run.model, order.layout),
+    params,
+    defaults=run.sample,
+    label=f'run {run_id} at update {step}',
+  )
+  judge = subjects.Judge(extract, statistics.keep(extract, split), options)
+  subjects.evaluate_samples(
+    pipe,
+    weights,
+    samples.Request(count=run.score.images),
+    judge,
+    role=evaluations.PERIODIC,
+    discard=True,
+  )
+
+
+@functools.cache
+def _extractor(name: str, path: str) -> statistics.Extractor:
+  """Compiled once for all fractions of a run."""
+  return statistics.Extractor(features.load(name, path))
 
 
 def _whole(tree: PyTree) -> PyTree:

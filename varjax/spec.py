@@ -411,6 +411,25 @@ class SampleSpec:
 
 
 @dataclasses.dataclass(frozen=True)
+class ScoreSpec:
+  """Scores of images during training; they do not change what it trains.
+
+  Attributes:
+    fractions: shares of the run, in (0, 1], after which images are scored,
+      through the averaged weights where a run keeps them; () is never.
+    images: to sample of a transformer; a tokenizer reconstructs the whole
+      validation split.
+    features: the feature network, key of `features.NETWORKS`.
+    weights: file of its weights, '' where a package brings them.
+  """
+
+  fractions: tuple[float, ...] = ()
+  images: int = 2048
+  features: str = 'efflite0'
+  weights: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
 class RunSpec:
   """One training run, completely.
 
@@ -435,6 +454,7 @@ class RunSpec:
     evaluate: interval of evaluations; there is always one after the last
       update.
     checkpoint: interval of checkpoints; there is always one at the end.
+    score: when images are scored against the validation split.
     keep_checkpoints: how many to keep.
     data_timeout_s: longest wait for a batch before the run ends with exit
       code 75, so that a launcher tries again; 0 waits for ever.
@@ -464,6 +484,7 @@ class RunSpec:
   sample: SampleSpec = _not_identity(SampleSpec())
   evaluate: Duration = _not_identity(Duration(frac=0.1))
   checkpoint: Duration = _not_identity(Duration(frac=0.1))
+  score: ScoreSpec = _not_identity(ScoreSpec())
   keep_checkpoints: int = _not_identity(2)
   data_timeout_s: float = _not_identity(600.0)
   log: Duration = _not_identity(Duration(steps=50))

@@ -43,6 +43,8 @@ from varjax.workdir import Workdir
 # What a task leaves for the next stage when its training is done; returns
 # the record fields that it determines.
 Finish = Callable[[specs.RunSpec, Workdir, TrainState], dict[str, Any]]
+# Scores the images that the weights make after an update, and records that.
+Score = Callable[[specs.RunSpec, Workdir, str, TrainState, int], None]
 
 
 def train(
@@ -51,6 +53,7 @@ def train(
   resolved: Resolved,
   finish: Finish,
   *,
+  score: Score | None = None,
   quiet: bool = False,
   profile_steps: tuple[int, int] | None = None,
 ) -> run_records.RunRecord:
@@ -61,6 +64,7 @@ def train(
     workdir: where; must have been claimed for this run.
     resolved: the run's id and the contents that it reads.
     finish: called with the final state before the record is written.
+    score: called at the fractions of `run.score`; None never scores.
     quiet: no progress bar.
     profile_steps: (first, last) update to trace for xprof.
 
@@ -166,6 +170,15 @@ def train(
       recording.append_curve(workdir, facts, measured)
       return measured
 
+    scored = {max(round(f * total), 1) for f in run.score.fractions}
+
+    def score_at(step: int) -> None:
+      if score is not None and step in scored:
+        window.flush()
+        _refuse_nan(window, resolved.run_id, store)
+        with clock.phase('evaluate'):
+          score(run, workdir, resolved.run_id, state, step)
+
     # ----------------------------------------------------------------- loop
     for step in range(first, total):
       profiler.before(step)
@@ -191,6 +204,7 @@ def train(
         break
       if schedule.due(after, steps.evaluate, total):
         evaluate_at(after)
+      score_at(after)
       if schedule.due(after, steps.checkpoint, total):
         save(after)
       if anybody(stop.requested):
@@ -204,6 +218,7 @@ def train(
     # --------------------------------------------------------------- record
     save(total)
     measured = evaluate_at(total)
+    score_at(total)
     fields = finish(run, workdir, state)
     store.wait()
     return recording.complete(workdir, facts, measured, fields)

@@ -88,6 +88,7 @@ def validate(run: specs.RunSpec) -> None:
       )
   _check_progressive(run)
   _check_reconstruct(run)
+  _check_score(run)
   if run.total.frac:
     raise errors.ConfigError(
       'total.frac: the run cannot be a share of itself; set total.images, '
@@ -113,6 +114,21 @@ def _check_progressive(run: specs.RunSpec) -> None:
     raise errors.ConfigError(
       f'progressive.share={spec.share}: only task=generate with '
       'order.name=scale can train coarse scales first; set it to 0'
+    )
+
+
+def _check_score(run: specs.RunSpec) -> None:
+  for fraction in run.score.fractions:
+    if not 0 < fraction <= 1:
+      raise errors.ConfigError(
+        f'score.fractions={run.score.fractions}: must be shares of the run, '
+        'in (0, 1]'
+      )
+  least = run.model.num_classes if run.task == 'generate' else 2
+  if run.score.fractions and run.score.images < max(least, 2):
+    raise errors.ConfigError(
+      f'score.images={run.score.images}: must be at least {max(least, 2)}, an '
+      'image of every class'
     )
 
 

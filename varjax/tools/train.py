@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
   import jax
 
   from varjax import compilation, runs, train
-  from varjax.artifacts import FINISH
+  from varjax.artifacts import FINISH, score_images
   from varjax.workdir import Workdir
 
   compilation.enable_cache()
@@ -62,6 +62,7 @@ def main(argv: list[str]) -> int:
     workdir,
     resolved,
     FINISH[run.task],
+    score=score_images,
     quiet=args.quiet,
     profile_steps=profile,
   )
