@@ -148,16 +148,17 @@ def _measure(
 def _residual(tokenizer_dir: str) -> tuple[float, bool]:
   """Mean nats of validation images given their codes; whether it is 0."""
   trained = artifact.load(tokenizer_dir)
-  decode = jax.jit(
-    lambda images: trained.tokenizer.decode(
-      trained.params, trained.tokenizer.encode(trained.params, images)
-    )
-  )
+  made = trained.tokenizer
+  params = jax.device_put(trained.params)
+
+  @jax.jit
+  def decode(params, images):
+    return made.decode(params, made.encode(params, images))
 
   def both(split, count):
     images = _crops(trained.data, split, count)
     batches = np.array_split(images, math.ceil(len(images) / 256))
-    shown = [np.asarray(decode(b.astype(np.float32) / 127.5 - 1))
+    shown = [np.asarray(decode(params, b.astype(np.float32) / 127.5 - 1))
              for b in batches]  # fmt: skip
     return images, (np.concatenate(shown).astype(np.float64) + 1) * 127.5
 

@@ -74,7 +74,17 @@ def predicted_at(example):
   return np.asarray(example.positions[0])[rows], rows
 
 
-@pytest.mark.parametrize('name', sorted(CASES))
+# What another case shows as well, from further away.
+AGAIN = ('setwise', 'setwise separate', 'split')
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=[pytest.mark.slow] if name in AGAIN else [])
+    for name in sorted(CASES)
+  ],
+)
 def test_logits_see_only_what_the_steps_allow(name):
   example, order, seen = jacobians(name)
   tokens, rows = predicted_at(example)

@@ -55,7 +55,17 @@ LABELS = jnp.asarray([0, 2, 1])
 KEY = jax.random.key(0)
 
 
-@pytest.mark.parametrize('name', sorted(CACHED))
+# Compiled for as long as the others, which show the same parts.
+AGAIN = ('raster', 'permuted pixels', 'separate sets')
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=[pytest.mark.slow] if name in AGAIN else [])
+    for name in sorted(CACHED)
+  ],
+)
 def test_cached_steps_are_the_teacher_forced_pass(name):
   order_spec, spec, model = CACHED[name]
   made = worlds.world(order_spec, spec, model, scale=0.3)
