@@ -6,7 +6,8 @@ One JSON line per case: {scale, raster} x {cache, no cache} for n x n grids
 and one small transformer with random weights. Without a cache, every step
 runs the transformer over the whole sequence (the step rule hides what is not
 there yet), as a sampler of fixed shapes does; the cost model counts the
-prefix alone. Costs of sides up to 64 are printed from the model, not measured.
+prefix alone. Times are CPU time over all cores, which other work on the
+machine hardly changes. Costs of sides up to 64 are from the cost model.
 """
 
 from __future__ import annotations
@@ -146,7 +147,7 @@ def _case(side: int, name: str, cached: bool, batch: int) -> dict:
     'device': jax.devices()[0].device_kind,
   }
   if not cached and order.turns > _MOST_STEPS_WITHOUT_CACHE:
-    return {**row, 'seconds': None, 'note': 'not measured: too many steps'}
+    return {**row, 'cpu_s': None, 'note': 'not measured: too many steps'}
   model = Transformer(MODEL, order.layout)
   layout = order.layout
   kind = jnp.float32 if layout.input_kind == 'features' else jnp.int32
@@ -173,10 +174,10 @@ def _case(side: int, name: str, cached: bool, batch: int) -> dict:
   jax.block_until_ready(run(params, labels, jax.random.key(0)))
   times = []
   for repeat in range(2):
-    start = time.perf_counter()
+    start = time.process_time()
     jax.block_until_ready(run(params, labels, jax.random.key(repeat)))
-    times.append(time.perf_counter() - start)
-  return {**row, 'seconds': min(times), 'images_per_s': batch / min(times)}
+    times.append(time.process_time() - start)
+  return {**row, 'cpu_s': min(times), 'images_per_cpu_s': batch / min(times)}
 
 
 def _costs(side: int, scales: bool, cached: bool) -> dict:
@@ -219,12 +220,12 @@ def _draw(rows: list[dict], costs: list[dict], path: pathlib.Path) -> None:
         [r['side'] for r in part], [r['pairs'] for r in part], **style
       )
       key = f'{name}_{"cache" if cached else "no_cache"}'
-      part = [r for r in rows if r['case'] == key and r['seconds']]
+      part = [r for r in rows if r['case'] == key and r['cpu_s']]
       axes[1].plot(
-        [r['side'] for r in part], [r['seconds'] for r in part], **style
+        [r['side'] for r in part], [r['cpu_s'] for r in part], **style
       )
   axes[0].set(ylabel='attention pairs of an image (counted)')
-  axes[1].set(ylabel=f'seconds for {rows[0]["batch"]} images (measured)')
+  axes[1].set(ylabel=f'CPU seconds for {rows[0]["batch"]} images (measured)')
   for axis in axes:
     axis.set(xscale='log', yscale='log', xlabel='side n of the grid')
     axis.legend(fontsize=7)
