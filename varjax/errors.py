@@ -17,10 +17,6 @@ class ConfigError(VarjaxError):
   """An unknown key, a wrong type or an impossible combination."""
 
 
-class OutOfMemory(ConfigError):
-  """A device has no room for what the config asks of it."""
-
-
 class DataError(VarjaxError):
   """A dataset, code shard or image that is missing or not what it claims."""
 
@@ -68,7 +64,7 @@ class FitRefused(VarjaxError):
 
 
 class DoesNotFit(VarjaxError):
-  """A run needs more memory than a device of its slice has."""
+  """A run needs more memory than its devices have."""
 
   exit_code = 5
 

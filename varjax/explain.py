@@ -35,7 +35,7 @@ def failures(
     folder: of the run, where a memory profile is left.
 
   Raises:
-    OutOfMemory, PeerLost, NotWritten: instead of what XLA or the operating
+    DoesNotFit, PeerLost, NotWritten: instead of what XLA or the operating
       system raised.
   """
   try:
@@ -44,7 +44,7 @@ def failures(
     text = str(error)
     if 'RESOURCE_EXHAUSTED' in text or 'Out of memory' in text:
       profile = _write_profile(pathlib.Path(folder))
-      raise errors.OutOfMemory(_no_room(text, run, profile)) from error
+      raise errors.DoesNotFit(_no_room(text, run, profile)) from error
     if jax.process_count() > 1:
       raise errors.PeerLost(
         f'process {jax.process_index()} of {jax.process_count()}: another '

@@ -75,7 +75,7 @@ def train(
     TrainingStopped: the loss is not finite; the last good state is in the
       checkpoints.
     Interrupted: SIGTERM or SIGINT arrived; the state was saved.
-    OutOfMemory, Stalled, NotWritten, PeerLost: the machine failed; all but
+    DoesNotFit, Stalled, NotWritten, PeerLost: the machine failed; all but
       the first may go away, and then the same call resumes.
     DataError, ConfigError, CheckpointError: see the message.
   """

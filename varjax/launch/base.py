@@ -14,8 +14,8 @@ from typing import Any, Protocol
 from varjax import records
 
 # Exit codes of the typed errors: the same input fails the same way again
-# (bad input 2 and 3, a diverged run 4), so a retry would be wasted.
-FINAL_EXIT_CODES = (2, 3, 4)
+# (bad input 2 and 3, a diverged run 4, no room 5), so a retry would be wasted.
+FINAL_EXIT_CODES = (2, 3, 4, 5)
 # `errors.Interrupted`: a signal arrived, the state was saved.
 PREEMPTED_EXIT_CODE = 143
 
