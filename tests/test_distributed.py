@@ -2,6 +2,9 @@
 
 import argparse
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from varjax import distributed, errors
@@ -75,4 +78,19 @@ def test_one_process_needs_no_group():
   assert distributed.on_first(lambda: 'told') == 'told'
   assert distributed.on_first(lambda: None) == ''
   anybody = distributed.AnyProcess()
-  assert [anybody(False), anybody(True)] == [False, True]
+  assert [anybody({}, False), anybody({}, True)] == [False, True]
+  batch = {'label': np.zeros(2)}
+  assert anybody.mark(batch, True) is batch
+
+
+def test_a_raised_hand_is_told_one_update_late(monkeypatch):
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  anybody = distributed.AnyProcess()
+  marked = anybody.mark({'label': np.zeros(3)}, True)
+  np.testing.assert_array_equal(marked[distributed.MARK], np.ones(3))
+  told = []
+  for hand in (0.0, 1.0, 0.0):
+    values = {'loss': 2.0, distributed.MARK: jnp.float32(hand)}
+    told.append(anybody(values, False))
+    assert values == {'loss': 2.0}
+  assert told == [False, False, True]

@@ -17,12 +17,14 @@ import glob
 import importlib.util
 import os
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
 from varjax import errors
 
+# Of a batch and of an update's values: see `AnyProcess`.
+MARK = 'any_process'
 # Seconds: a worker that has not been heard of for this long is dead.
 HEARTBEAT_S = 30
 _START_S = 300
@@ -206,40 +208,33 @@ class AnyProcess:
   """Whether any process raised its hand, known to all at the same update.
 
   A stop signal does not reach all processes between the same two updates.
-  The answer comes one call late, so that nobody waits for it.
+  The question travels with the batch (`mark`), so that it is part of the
+  update and needs no program of its own, which could overtake it; `step`
+  answers with the largest mark. The answer is read one update late, so that
+  nobody waits for it.
   """
 
   def __init__(self) -> None:
     import jax
 
-    self._asked = None
     self._alone = jax.process_count() == 1
-    if self._alone:
-      return
-    mesh = jax.make_mesh(
-      (jax.process_count(), jax.local_device_count()),
-      ('process', 'device'),
-      axis_types=(jax.sharding.AxisType.Auto,) * 2,
-      devices=sorted(jax.devices(), key=lambda d: (d.process_index, d.id)),
-    )
-    spec = jax.sharding.PartitionSpec
-    self._split = jax.sharding.NamedSharding(mesh, spec('process'))
-    self._any = jax.jit(
-      lambda flags: flags.any(),
-      out_shardings=jax.sharding.NamedSharding(mesh, spec()),
-    )
+    self._before: Any = None
 
-  def __call__(self, raised: bool) -> bool:
-    """Tells what the last call of all processes found, and asks anew."""
+  def mark(
+    self, batch: dict[str, np.ndarray], raised: bool
+  ) -> dict[str, np.ndarray]:
+    """The batch of this process, with its hand in it; alone, as it is."""
+    if self._alone:
+      return batch
+    rows = len(next(iter(batch.values())))
+    return {**batch, MARK: np.full(rows, raised, np.float32)}
+
+  def __call__(self, values: dict[str, Any], raised: bool) -> bool:
+    """Takes the answer out of an update's values; tells the one before."""
     if self._alone:
       return raised
-    import jax
-
-    before, flag = self._asked, np.array([raised])
-    self._asked = self._any(
-      jax.make_array_from_process_local_data(self._split, flag)
-    )
-    return before is not None and bool(np.asarray(before))
+    before, self._before = self._before, values.pop(MARK)
+    return before is not None and bool(np.asarray(before) > 0)
 
 
 def _explicit(source: str, values: Mapping[str, str | int | None]) -> Group:

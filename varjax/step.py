@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 import optax
 
-from varjax import averaging, groups, optim, rng, sharding
+from varjax import averaging, distributed, groups, optim, rng, sharding
 from varjax import spec as specs
 from varjax.schedule import Steps
 from varjax.tasks import make_task
@@ -74,6 +74,8 @@ def update(
     params, output.state, rng.stream(key, 'after_update'), state.step
   )
   values = dict(output.metrics, loss=loss, grad_norm=optim.global_norm(grads))
+  if distributed.MARK in batch:
+    values[distributed.MARK] = jnp.max(batch[distributed.MARK])
   averaged = averaging.average(state.ema, params, state.step, ema)
   after = TrainState(state.step + 1, params, opt_state, task_state, averaged)
   return after, values

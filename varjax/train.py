@@ -184,13 +184,15 @@ def train(
       profiler.before(step)
       with clock.phase('data'):
         taken = opened.watchdog.take(opened.train)
-        batch = sharding.shard_batch(taken, mesh)
+        marked = anybody.mark(taken, stop.requested)
+        batch = sharding.shard_batch(marked, mesh)
       # The first call of a stage compiles.
       step_fn = step_fns.get(step, step_fn)
       compiles = step == first or step in step_fns
       with clock.phase('compile' if compiles else 'step'):
         with jax.transfer_guard('disallow'), sharding.use_mesh(mesh):
           state, values = step_fn(state, frozen, batch)
+        asked = anybody(values, stop.requested)
         # Fetches the values of the step before: this one is running.
         window.push(step, values)
       _refuse_nan(window, resolved.run_id, store)
@@ -207,7 +209,7 @@ def train(
       score_at(after)
       if schedule.due(after, steps.checkpoint, total):
         save(after)
-      if anybody(stop.requested):
+      if asked:
         save(after)
         store.wait()
         raise errors.Interrupted(
