@@ -3,7 +3,7 @@
 An estimate, not a measurement: weights, moments and gradients are exact,
 activations follow from constants of how a block is written and are good to
 about a quarter of the total; what the compiler fuses, pads or keeps twice
-is its own. `varjax plan` asks the compiler itself. No JAX in here.
+is its own. `varjax aot` asks the compiler itself. No JAX in here.
 Conventions: docs/flops.md.
 The activations of a stage-1 run are those of its tokenizer: a discriminator
 and a perceptual network need more.
@@ -31,11 +31,14 @@ from varjax.tokenizer_costs import (
 
 _FLOAT32 = 4
 _BYTES = {'float32': 4, 'bfloat16': 2}
+# Of a block that is computed again; the TPU compiler's peaks of d16 to d36
+# on v5e, v5p and v6e agree with it (docs/pods.md).
+_ALIVE = 0.6
 
 
 @dataclasses.dataclass(frozen=True)
 class MemoryEstimate:
-  """Bytes on one device; `total` is the sum of all fields.
+  """Bytes on one device.
 
   Attributes:
     params: master weights in float32.
@@ -43,8 +46,10 @@ class MemoryEstimate:
     moments: first and second moment of AdamW.
     gradients: in float32, with the accumulator where there is one.
     compute_copy: weights cast to the compute type.
+    gathered: the AdaLN projection of all blocks, whole on every device.
     frozen: the tokenizer, where images are encoded on the fly.
     activations: what the forward pass keeps for the backward pass.
+    block: one block while its backward pass computes it again.
     logits: codebook logits, their softmax and its gradient.
   """
 
@@ -53,14 +58,16 @@ class MemoryEstimate:
   moments: int
   gradients: int
   compute_copy: int
+  gathered: int
   frozen: int
   activations: int
+  block: int
   logits: int
 
   @property
   def total(self) -> int:
-    """All of it."""
-    return sum(dataclasses.astuple(self))
+    """All of it; logits are gone when the blocks are computed again."""
+    return sum(dataclasses.astuple(self)) - min(self.block, self.logits)
 
 
 def mesh_shape(mesh: MeshSpec, devices: int) -> tuple[int, int, int]:
@@ -103,14 +110,17 @@ def memory_estimate(
   if run.task == 'reconstruct':
     weights = math.ceil(reconstruct_costs.trained_parameters(run) / fsdp)
     activations = _tokenizer_activations(run, images)
-    logits, copy, frozen = 0, 0, 0
+    logits = copy = frozen = block = gathered = 0
   else:
     sequence = sequence or scale_sequence(run)
     weights = _weights(run, sequence, fsdp, tensor)
     compute = _BYTES[run.model.compute_dtype]
     copy = 0 if compute == _FLOAT32 else compute * weights
-    activations = _block_activations(run, sequence, images, tensor)
     rows = images * sequence.positions
+    kept, again = _block_activations(run, tensor)
+    activations, block = rows * kept, rows * again
+    projection = parameter_counts(run.model, sequence).adaln
+    gathered = compute * projection if fsdp > 1 else 0
     values = head_outputs(run.model, sequence)
     logits = rows * (values // tensor) * (2 * _FLOAT32 + compute)
     frozen = 0
@@ -125,8 +135,10 @@ def memory_estimate(
     moments=(first_moment + _FLOAT32) * weights,
     gradients=accumulators * _FLOAT32 * weights,
     compute_copy=copy,
+    gathered=gathered,
     frozen=frozen,
     activations=activations,
+    block=block,
     logits=logits,
   )
 
@@ -146,10 +158,8 @@ def _weights(run: RunSpec, sequence: Sequence, fsdp: int, tensor: int) -> int:
   return math.ceil(both / (fsdp * tensor) + (counts.total - both) / fsdp)
 
 
-def _block_activations(
-  run: RunSpec, sequence: Sequence, images: int, tensor: int
-) -> int:
-  """Bytes that the blocks keep, by remat policy.
+def _block_activations(run: RunSpec, tensor: int) -> tuple[int, int]:
+  """Bytes of a position that all blocks keep, and that one needs again.
 
   Attention is taken to be fused, so that no [L, L] logits are kept.
   Counted per position in a block that keeps everything: two float32
@@ -157,7 +167,8 @@ def _block_activations(
   normalisation in float32; attention output and projection; GELU's input,
   float32 inner value and output. The residual stream is one more compute
   value. 'dots' keeps the products alone; 'full' only the residual stream.
-  Both hold one block in full while its backward pass runs.
+  Both compute one block again in its backward pass, of which a share is
+  alive at one time.
   """
   model = run.model
   d, m = model.width, hidden_width(model)
@@ -169,11 +180,12 @@ def _block_activations(
   everything = norms + (qkv + mlp) // tensor + outputs
   products = (3 * d * c + m * c) // tensor + 3 * d * c
   kept = {
-    'none': model.depth * everything,
-    'dots': model.depth * (products + d * c) + everything,
-    'full': model.depth * d * c + everything,
+    'none': everything,
+    'dots': products + d * c,
+    'full': d * c,
   }
-  return images * sequence.positions * kept[model.remat]
+  again = 0 if model.remat == 'none' else round(_ALIVE * everything)
+  return model.depth * kept[model.remat], again
 
 
 def _tokenizer_activations(run: RunSpec, images: int) -> int:
