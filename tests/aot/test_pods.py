@@ -11,6 +11,7 @@ from varjax import config, errors, memory, topology
 from varjax.spec import MeshSpec
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+LINES = ROOT / 'docs' / 'pods.jsonl'
 PODS = config.load_module(str(ROOT / 'experiments' / 'var_pod.py'), 'SLICES')
 
 
@@ -64,3 +65,23 @@ def test_the_compute_optimal_length_is_the_optimum_of_its_budget(pod_table):
   tokens = pod_table.optimal_tokens(law, 3e8)
   n, d, _ = optimum.optimum(law.params, 6 * 3e8 * tokens)
   assert (n, d) == pytest.approx((3e8, tokens))
+
+
+def test_the_table_of_the_docs_is_that_of_its_lines(pod_table):
+  rows = pod_table.read(LINES)
+  page = (ROOT / 'docs' / 'pods.md').read_text()
+  assert pod_table.table(rows) in page
+  pairs = {(r['size'], r['topology'].replace(':', '-', 1)) for r in rows}
+  assert pairs <= set(PODS.SLICES)
+  for row in rows:
+    found = row['compiled']
+    assert found['versions']['libtpu']
+    assert found['fits'] == (found['memory'] is not None)
+    run = _run(row['size'], row['topology'].replace(':', '-', 1))
+    assert row['batch_size'] == run.batch_size
+    assert row['remat'] == run.model.remat
+    # The memory model is held to what the compiler found.
+    count = topology.parse(row['topology']).count
+    estimate = memory.memory_estimate(run, count).total
+    if found['fits']:
+      assert estimate == pytest.approx(found['used_bytes'], rel=0.1)
