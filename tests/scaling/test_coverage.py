@@ -1,10 +1,18 @@
 """Do 95 % intervals hold what they promise, on data with a known truth?"""
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
-from varjax.scaling import bootstrap, describe, fit, forms, optimum
+from varjax.scaling import (
+  bootstrap,
+  describe,
+  fit,
+  forms,
+  isoflop,
+  optimum,
+)
 from varjax.scaling.objective import Objective
 
 SURFACE = {'E': 1.69, 'A': 406.4, 'B': 410.7, 'alpha': 0.34, 'beta': 0.28}
@@ -81,6 +89,27 @@ def test_surface_intervals_of_resampled_runs(objective):
   shares = surface_coverage(240, 300, 'auto', objective)
   for name, share in shares.items():
     assert 0.92 <= share <= 0.98, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('sizes', [6, 9, 15])
+def test_isoflop_intervals_are_conservative(sizes):
+  """Runs resampled within budgets, as published: wide for few sizes."""
+  params = {**SURFACE, 'alpha': 0.31, 'beta': 0.31}
+  rng = np.random.default_rng(0)
+  held = []
+  for seed in range(300):
+    rows = []
+    for c in np.logspace(18, 21, 5):
+      n = optimum.optimum(params, c)[0] * np.geomspace(0.25, 4, sizes)
+      y = optimum.surface(params, n, c / 6 / n)
+      y = y * np.exp(0.002 * rng.standard_normal(sizes))
+      rows += zip(n, c / 6 / n, [c] * sizes, y, strict=True)
+    frame = pd.DataFrame(rows, columns=['n', 'd', 'c', 'y'])
+    found = isoflop.isoflop(frame, replicates=399, seed=seed)
+    lo, hi = bootstrap.ends(found.draws, 0.025)
+    held.append(lo <= 0.5 <= hi)
+  assert 0.94 <= np.mean(held) <= 1.0
 
 
 def test_intervals_of_resampled_runs():

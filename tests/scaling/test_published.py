@@ -340,13 +340,15 @@ def test_t6_overtraining(scaling_data_dir, train_set, eta, floor, errors):
     assert error == pytest.approx(percent, abs=0.02)
 
 
+def repeated(data):
+  columns = surface_columns(data)
+  columns['u'] = data['unique_tokens'].to_numpy(float)
+  return nonlinear.repeat_form(REPEAT_BASE), columns
+
+
 def test_t7_repetition_has_another_optimum(scaling_data_dir):
   data = pd.read_csv(scaling_data_dir / 'datablations_repeat_182.csv')
-  columns = {
-    **surface_columns(data),
-    'u': data['unique_tokens'].to_numpy(float),
-  }
-  form = nonlinear.repeat_form(REPEAT_BASE)
+  form, columns = repeated(data)
   found = fit.fit(form, columns, data['loss'], starts=24)
   published = {'R_D': 15.387756, 'R_N': 5.309743}
   assert objective_at(found, published) == pytest.approx(0.01582594, rel=1e-6)
@@ -377,11 +379,7 @@ def test_t7_repetition_has_another_optimum(scaling_data_dir):
 @pytest.mark.slow
 def test_t7_intervals_are_as_wide_as_found_before(scaling_data_dir):
   data = pd.read_csv(scaling_data_dir / 'datablations_repeat_182.csv')
-  columns = {
-    **surface_columns(data),
-    'u': data['unique_tokens'].to_numpy(float),
-  }
-  form = nonlinear.repeat_form(REPEAT_BASE)
+  form, columns = repeated(data)
   found = fit.fit(form, columns, data['loss'], starts=24)
   refits = bootstrap.bootstrap(found, 1000, kind='runs').params
   low, high = np.percentile(refits['R_D'], [2.5, 97.5])
@@ -397,11 +395,7 @@ def test_t7_the_runs_of_up_to_60_epochs_know_even_less(scaling_data_dir):
   data = pd.read_csv(scaling_data_dir / 'datablations_repeat_182.csv')
   data = data[data['epochs'] <= 60]
   assert len(data) == 129
-  columns = {
-    **surface_columns(data),
-    'u': data['unique_tokens'].to_numpy(float),
-  }
-  form = nonlinear.repeat_form(REPEAT_BASE)
+  form, columns = repeated(data)
   near = fit.fit(
     form, columns, data['loss'],
     inits=np.log([[2.0, 100.0], [2.2, 120.0], [2.5, 150.0]]),
