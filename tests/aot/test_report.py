@@ -67,6 +67,9 @@ def test_text_has_the_sizes():
   text = report.to_text(report.describe(D30, V5E, compiled(20.2 * GIB)))
   assert '20.20 GiB of 15.75 GiB on each device: DOES NOT FIT' in text
   assert 'step time' not in text
+  early = dataclasses.replace(compiled(60 * GIB), partial=True)
+  text = report.to_text(report.describe(D30, V5E, early))
+  assert '60.00 GiB without its arguments of 15.75 GiB' in text
 
 
 def test_a_tokenizer_has_no_step_time():

@@ -105,7 +105,7 @@ def to_text(report: Report) -> str:
     ),
     (
       'peak memory',
-      f'{gib(found.used_bytes)} of {gib(report.limit_bytes)} on each device: '
+      f'{needed(found)} of {gib(report.limit_bytes)} on each device: '
       f'{"fits" if found.fits else "DOES NOT FIT"}',
     ),
   ]
@@ -129,6 +129,12 @@ def to_text(report: Report) -> str:
   rows.append(('compiler', f'{versions}; {found.seconds:.0f} s'))
   width = max(len(name) for name, _ in rows)
   return '\n'.join(f'{name:{width}}  {value}' for name, value in rows)
+
+
+def needed(found: Compiled) -> str:
+  """What a device needs, in words."""
+  more = ' without its arguments' if found.partial else ''
+  return f'{gib(found.used_bytes)}{more}'
 
 
 def gib(size: float) -> str:

@@ -82,7 +82,7 @@ def ask(run: RunSpec, slice_: Topology) -> Compiled:
 def refusal(run: RunSpec, slice_: Topology, report: reports.Report) -> str:
   """One sentence: the sizes, and what should fit instead."""
   data, fsdp, tensor = report.mesh
-  used = reports.gib(report.compiled.used_bytes)
+  used = reports.needed(report.compiled)
   text = (
     f'{report.name} does not fit {slice_} with mesh {data},{fsdp},{tensor}, '
     f'batch {report.batch_size} in {report.accumulate} and remat '
