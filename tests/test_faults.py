@@ -56,7 +56,9 @@ def test_the_record_says_where_the_time_went(alone):
   assert all(value > 0 for value in seconds)
   assert record.restart_s == 0
   assert sum(seconds) <= record.wall_s
-  assert record.goodput == pytest.approx(record.step_s / record.wall_s)
+  # The clock goes on between the two columns.
+  share = record.step_s / record.wall_s
+  assert record.goodput == pytest.approx(share, rel=1e-2)
   assert 0 <= record.compile_cache_hits <= record.compile_cache_requests
   assert record.compile_cache_requests > 0
 
