@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+from faults import storage
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
@@ -56,11 +57,6 @@ def _restore(workdir, run_id='run'):
     found.close()
 
 
-def _largest_file(folder):
-  files = [p for p in folder.rglob('*') if p.is_file()]
-  return max(files, key=lambda p: p.stat().st_size)
-
-
 def _assert_equal(a, b):
   assert jax.tree.structure(a) == jax.tree.structure(b)
   jax.tree.map(np.testing.assert_array_equal, a, b)
@@ -108,20 +104,12 @@ def test_another_run_is_refused(tmp_path):
     _restore(tmp_path, run_id='yours')
 
 
-def _truncate(path):
-  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def _flip_bit(path):
-  data = bytearray(path.read_bytes())
-  data[len(data) // 2] ^= 1
-  path.write_bytes(data)
-
-
-@pytest.mark.parametrize('damage', [_truncate, _flip_bit, pathlib.Path.unlink])
+@pytest.mark.parametrize(
+  'damage', [storage.truncate, storage.flip_bit, pathlib.Path.unlink]
+)
 def test_damage_falls_back_and_says_so(tmp_path, damage, capsys):
   _save(tmp_path, 1, 2)
-  damage(_largest_file(tmp_path / 'checkpoints' / '2' / 'state'))
+  damage(storage.largest_file(tmp_path / 'checkpoints' / '2' / 'state'))
   restored = _restore(tmp_path)
   assert restored.step == 1
   _assert_equal(restored.state, _state(1))
@@ -141,7 +129,9 @@ def test_damaged_header_falls_back(tmp_path):
 def test_never_restarts_when_every_step_is_damaged(tmp_path):
   _save(tmp_path, 1, 2)
   for step in '12':
-    _truncate(_largest_file(tmp_path / 'checkpoints' / step / 'state'))
+    storage.truncate(
+      storage.largest_file(tmp_path / 'checkpoints' / step / 'state')
+    )
   with pytest.raises(errors.CheckpointError, match='none of the 2'):
     _restore(tmp_path)
   assert checkpoint.latest_step(tmp_path) == 2
@@ -203,7 +193,9 @@ def test_load_params_reads_only_what_is_asked(tmp_path):
     checkpoint.load_params(tmp_path, ('ema',))
   with pytest.raises(errors.CheckpointError, match='no finished checkpoint'):
     checkpoint.load_params(tmp_path / 'nothing')
-  _truncate(_largest_file(tmp_path / 'checkpoints' / '2' / 'state'))
+  storage.truncate(
+    storage.largest_file(tmp_path / 'checkpoints' / '2' / 'state')
+  )
   with pytest.raises(errors.CheckpointError, match='cannot be read'):
     checkpoint.load_params(tmp_path)
 
