@@ -164,7 +164,8 @@ def check_run(run: specs.RunSpec, mesh: Mesh) -> None:
     ConfigError: a division that is not even, and what would be.
   """
   micro = run.batch_size // run.optim.accumulate
-  check_batch_size('batch_size / optim.accumulate', micro, mesh)
+  cut = ' / optim.accumulate' if run.optim.accumulate > 1 else ''
+  check_batch_size(f'batch_size{cut}', micro, mesh)
   check_batch_size(
     'eval_batch_size', run.eval_batch_size or run.batch_size, mesh
   )

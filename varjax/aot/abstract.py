@@ -44,9 +44,9 @@ def batch(run: RunSpec, mesh: Mesh) -> Batch:
   """A training batch of `run`, its images split as the loop splits them.
 
   Raises:
-    ConfigError: the batch does not divide over the mesh.
+    ConfigError: the batch, heads or groups do not divide over the mesh.
   """
-  sharding.check_batch_size('batch_size', run.batch_size, mesh)
+  sharding.check_run(run, mesh)
   rows = sharding.batch_sharding(mesh)
   size, side = run.batch_size, run.data.resolution
   shaped = {'label': _shaped((size,), jnp.int32, rows)}
