@@ -79,3 +79,15 @@ def test_cudnn_equals_the_reference():
   np.testing.assert_allclose(
     found.astype(jnp.float32), expected.astype(jnp.float32), atol=0.02
   )
+
+
+def test_many_blocks_are_masked_and_not_unrolled():
+  q, k, v = jax.random.normal(jax.random.key(0), (3, 1, 80, 1, 4))
+  blocks = (1,) * 80
+
+  def found(backend):
+    return attention.attend(q, k, v, scale=1.0, blocks=blocks, backend=backend)
+
+  np.testing.assert_allclose(found('blockwise'), found('xla'), atol=1e-6)
+  program = jax.make_jaxpr(lambda: found('blockwise'))()
+  assert len(program.eqns) < 40

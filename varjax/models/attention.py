@@ -28,6 +28,9 @@ Backend = Callable[
   jax.Array,
 ]
 
+# Next-scale orders have tens of blocks, orders of single tokens one for each.
+_MOST_BLOCKS = 64
+
 
 def attend(
   q: Float[Array, 'B L N A'],
@@ -139,10 +142,11 @@ def blockwise(
 ) -> jax.Array:
   """Each static block against the prefix it may see: no mask, less work.
 
-  Falls back to the reference where the steps are not static.
+  Falls back to the reference where the steps are not static, or where
+  unrolling them would be a program of thousands of products.
   """
-  if blocks is None:
-    return xla(q, k, v, scale, None, steps)
+  if blocks is None or len(blocks) > _MOST_BLOCKS:
+    return xla(q, k, v, scale, blocks, steps)
   ends = list(itertools.accumulate(blocks))
   parts = [
     xla(q[:, end - size : end], k[:, :end], v[:, :end], scale, None, None)
