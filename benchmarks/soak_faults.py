@@ -349,7 +349,7 @@ def hung_trial(scene: Scene) -> Harm | None:
   """Stops a trial as a stuck file system would; the launcher notices."""
   if not scene.rest():
     return None
-  scene.relaunch('--silent_s=45', '--restart_stragglers', '--grace_s=1')
+  scene.relaunch('--silent_s=150', '--restart_stragglers', '--grace_s=1')
   trial = scene.trial()
   before = trial.step()
   if not wait_until(lambda: trial.step() > before, scene.launcher):

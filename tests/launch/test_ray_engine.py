@@ -161,6 +161,8 @@ def test_a_trial_on_a_slice_reserves_all_its_hosts(bench, tmp_path):
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv('PYTHONPATH', str(ROOT))
     patch.setenv('RAY_USAGE_STATS_ENABLED', '0')
+    # As on GKE: how a node tells which slice it belongs to.
+    patch.setenv('TPU_NAME', 'slice-0')
     made = cluster_utils.Cluster(
       initialize_head=True,
       head_node_args={'num_cpus': 0, 'include_dashboard': False},

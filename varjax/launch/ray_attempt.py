@@ -124,8 +124,7 @@ class Attempt:
   def _advance(self) -> drive.Ending | None:
     """One step without waiting; the ending once there is one."""
     if self._needs.tpu and self._group is None:
-      self._reserve_slice()
-      return None
+      return self._reserve_slice()
     done, missing = self._ray.wait(
       self._waits, num_returns=len(self._waits), timeout=0
     )
@@ -140,16 +139,23 @@ class Attempt:
       self._fill_group()
     return None
 
-  def _reserve_slice(self) -> None:
+  def _reserve_slice(self) -> drive.Ending | None:
+    """Takes a slice that is idle; an ending if Ray cannot give it."""
     from ray.util import tpu
 
     wanted = tpu_slices.parse(self._needs.tpu)
     what = (wanted.shape, wanted.generation)
     # Reserving waits for the slice's head, so only where one is idle.
-    if tpu.get_num_ready_tpu_slices(*what):
+    if not tpu.get_num_ready_tpu_slices(*what):
+      return None
+    try:
       self._slice = tpu.slice_placement_group(*what)
-      self._group = self._slice.placement_group
-      self._waits = [self._group.ready()]
+    except (RuntimeError, ValueError, TimeoutError) as error:
+      first = (str(error).splitlines() or [''])[0]
+      return drive.Ending(None, f'no {self._needs.tpu} slice ({first[:200]})')
+    self._group = self._slice.placement_group
+    self._waits = [self._group.ready()]
+    return None
 
   def _fill_group(self) -> None:
     strategies = self._ray.util.scheduling_strategies
