@@ -92,6 +92,8 @@ def main(argv: list[str]) -> int:
   began = time.monotonic()
 
   def report(done: int, total: int) -> None:
+    if jax.process_index():
+      return
     seconds = time.monotonic() - began
     print(f'{done} of {total} images, {seconds:.0f} s', file=sys.stderr)
 
