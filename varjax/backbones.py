@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import os
 
-from varjax.discriminators import vit
+from varjax.discriminators import dino, vit
 from varjax.features.base import hash_arrays
 from varjax.interop import pth
 from varjax.losses.perceptual import PERCEPTUAL, Perceptual
@@ -35,12 +35,14 @@ def discriminator_backbone(spec: AdversarialSpec) -> tuple[PyTree, str]:
   """Weights that the discriminator reads, and their hash; ({}, '') if none.
 
   Raises:
-    CheckpointError: its weights are missing, damaged or hostile.
+    CheckpointError: its weights are missing, damaged, hostile, or of
+      another transformer.
   """
   if spec.discriminator != 'dino':
     return {}, ''
   state = pth.read_state(os.path.expanduser(spec.weights))
   weights = vit.from_state(state, spec.weights)
+  dino.check_backbone(weights, spec.weights)
   return weights, hash_arrays(state)[:12]
 
 

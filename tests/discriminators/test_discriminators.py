@@ -123,7 +123,7 @@ def test_dino_logits_of_every_patch_from_any_size(side):
 
 
 def test_backbone_comes_from_a_file_and_its_content_is_its_name(tmp_path):
-  state = vit_case.state(depth=12)
+  state = vit_case.state(width=384)
   one, other = tmp_path / 'dino.safetensors', tmp_path / 'other.safetensors'
   safetensors.numpy.save_file(state, one)
   safetensors.numpy.save_file(
@@ -134,6 +134,11 @@ def test_backbone_comes_from_a_file_and_its_content_is_its_name(tmp_path):
   assert len(weights['blocks']) == 12
   changed = AdversarialSpec(discriminator='dino', weights=str(other))
   assert backbones.discriminator_backbone(changed)[1] != digest
+  safetensors.numpy.save_file(vit_case.state(depth=3), other)
+  small = AdversarialSpec(discriminator='dino', weights=f'{other}')
+  backbones.discriminator_backbone.cache_clear()
+  with pytest.raises(errors.CheckpointError, match='width 64 and depth 3'):
+    backbones.discriminator_backbone(small)
   missing = AdversarialSpec(discriminator='dino', weights=str(tmp_path / 'no'))
   with pytest.raises(errors.CheckpointError, match='cannot be opened'):
     backbones.discriminator_backbone(missing)

@@ -279,6 +279,52 @@ def test_the_adversarial_weight_rises_from_the_start(adversarial):
   np.testing.assert_allclose(weights, [0.7 / 8, 0.35, 0.7, 0.7], rtol=1e-6)
 
 
+def test_a_run_against_dino_fits_together():
+  """Shapes alone: frozen transformer, spectral state, both groups."""
+  gan = AdversarialSpec(
+    discriminator='dino', weights='unread', start=Duration(steps=0)
+  )
+  losses = dataclasses.replace(RUN.reconstruct, adversarial=gan)
+  run = dataclasses.replace(
+    RUN, reconstruct=losses, total=Duration(steps=4), batch_size=4
+  )
+  [(start, stage)] = ReconstructTask(run).stages(schedule.resolve_run(run, 9))
+  assert start == 0
+  params, state = jax.eval_shape(stage.init, jax.random.key(0))
+  params = meta.unbox(params)
+  assert len(state.discriminator) == 15  # kernels of five heads
+  frozen = {DISCRIMINATOR: jax.eval_shape(_vit_small)}
+  batch = {'image': jax.ShapeDtypeStruct((4, 8, 8, 3), jnp.uint8)}
+  (_, output), grads = jax.eval_shape(
+    jax.value_and_grad(stage.loss_fn, has_aux=True),
+    params, state, frozen, batch, jax.random.key(0),
+  )  # fmt: skip
+  assert jax.tree.structure(output.state) == jax.tree.structure(state)
+  assert jax.tree.structure(grads) == jax.tree.structure(params)
+  assert 'adaptive_weight' in output.metrics
+
+
+def _vit_small():
+  """Zeros in the shapes of ViT-S/16."""
+  width, tokens = 384, 197
+
+  def dense(inner, out):
+    return {'kernel': jnp.zeros((inner, out)), 'bias': jnp.zeros(out)}
+
+  norm = {'scale': jnp.ones(width), 'bias': jnp.zeros(width)}
+  block = {
+    'norm1': norm, 'qkv': dense(width, 3 * width), 'proj': dense(width, width),
+    'norm2': norm, 'fc1': dense(width, 4 * width),
+    'fc2': dense(4 * width, width),
+  }  # fmt: skip
+  return {
+    'patch': dense(3 * 16 * 16, width),
+    'class': jnp.zeros((1, 1, width)),
+    'positions': jnp.zeros((1, tokens, width)),
+    'blocks': [block] * 12,
+  }
+
+
 def test_perceptual_loss_looks_through_the_packaged_network():
   losses = dataclasses.replace(
     RUN.reconstruct, perceptual=PerceptualSpec('efflite0', weight=2.0)

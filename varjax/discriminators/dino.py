@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from varjax import errors
 from varjax import rng as rngs
 from varjax.discriminators import spectral, vit
 from varjax.discriminators.norm import BatchStatNorm
@@ -26,6 +27,7 @@ from varjax.tokenizers.resize import resize
 from varjax.types import PyTree
 
 READ_AFTER = (-1, 2, 5, 8, 11)
+WIDTH = 384  # of ViT-S
 _KERNEL = 9
 _SLOPE = 0.2
 _STD = 0.02
@@ -80,7 +82,7 @@ class DinoDiscriminator:
   spec: AdversarialSpec
   resolution: int
   dtype: Any = jnp.float32
-  width: int = 384
+  width: int = WIDTH
 
   @functools.cached_property
   def _head(self) -> _Head:
@@ -116,6 +118,25 @@ class DinoDiscriminator:
       for i, x in enumerate(found)
     ]
     return jnp.concatenate(logits, 1).astype(jnp.float32)
+
+
+def check_backbone(weights: PyTree, where: str) -> None:
+  """Refuses a transformer of another size than the heads are for.
+
+  Args:
+    weights: of `vit.from_state`.
+    where: the file to name in errors.
+
+  Raises:
+    CheckpointError: another width, or too few blocks.
+  """
+  width, depth = weights['class'].shape[-1], len(weights['blocks'])
+  if width != WIDTH or depth <= max(READ_AFTER):
+    raise errors.CheckpointError(
+      f'{where}: a transformer of width {width} and depth {depth}; the DINO '
+      f'discriminator reads ViT-S/16, width {WIDTH} and depth '
+      f'{max(READ_AFTER) + 1}'
+    )
 
 
 def _to_side(images: jax.Array, rng: jax.Array) -> jax.Array:
