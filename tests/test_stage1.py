@@ -159,8 +159,9 @@ def test_one_update_on_any_mesh_is_the_same(images, dtype):
     [(_, stage)] = program.task.stages(steps)
     state = program.init_sharded()
     batch = sharding.shard_batch({'image': pixels}, mesh)
+    update = program.jitted(stage)
     with sharding.use_mesh(mesh):
-      state, values = program.jitted(stage)(state, {}, batch)
+      state, values = update(state, {}, batch)
     found.append(jax.device_get((values, state.params)))
   (one, params), (other, sharded) = found
   tolerance = 1e-4 if dtype == 'float32' else 3e-2

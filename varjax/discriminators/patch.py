@@ -38,7 +38,8 @@ class _Network(nn.Module):
 
   @nn.compact
   def __call__(self, images: jax.Array) -> jax.Array:
-    x = self._conv(self.ch, 2, 'conv_0')(images.astype(self.dtype))
+    first = (None, 'conv_out')
+    x = self._conv(self.ch, 2, 'conv_0', first)(images.astype(self.dtype))
     x = nn.leaky_relu(x, _SLOPE)
     for layer in range(1, self.layers + 1):
       width = self.ch * min(2**layer, _MAX_MULTIPLE)
