@@ -69,7 +69,8 @@ def block_causal(
   if mesh.empty or mesh.manual_axes:
     out = local(q, k, v)
   else:
-    rows, columns = sharding.RULES['batch'], sharding.RULES['heads']
+    rows = tuple(sharding.RULES['batch'] or ())
+    columns = sharding.RULES['heads']
     for what, size, axes in (
       ('batch_size', q.shape[0], rows),
       ('model.heads', q.shape[1], (columns,)),
