@@ -87,3 +87,13 @@ def hash_arrays(arrays: Mapping[str, np.ndarray]) -> str:
     digest.update(f'{name} {little.dtype.str} {little.shape}\n'.encode())
     digest.update(little.tobytes())
   return digest.hexdigest()[:16]
+
+
+def hash_tree(tree: PyTree) -> str:
+  """Content hash of weights: `hash_arrays` by the path of each leaf."""
+  return hash_arrays(
+    {
+      jax.tree_util.keystr(path, simple=True, separator='/'): leaf
+      for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+  )

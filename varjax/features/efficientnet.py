@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from varjax import errors
 from varjax.features import layers
-from varjax.features.base import Features, Network, hash_arrays
+from varjax.features.base import Features, Network, hash_tree
 from varjax.interop import pth
 from varjax.types import PyTree
 
@@ -83,17 +83,12 @@ def load(path: str | os.PathLike[str] = '') -> Network:
     raise errors.CheckpointError(
       f'{path}: not weights of EfficientNet-Lite0 ({error})'
     ) from error
-  flat = {
-    f'{module}/{name}': array
-    for module, arrays in params.items()
-    for name, array in arrays.items()
-  }
   return Network(
     name=NAME,
     resolution=RESOLUTION,
     preprocessing=PREPROCESSING,
     params=params,
-    weights_hash=hash_arrays(flat),
+    weights_hash=hash_tree(params),
     forward=forward,
     resize=_resize,
     label_count=CLASSES,

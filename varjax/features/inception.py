@@ -22,7 +22,7 @@ import numpy as np
 
 from varjax import errors
 from varjax.features import frozen_graph, layers
-from varjax.features.base import Features, Network, hash_arrays
+from varjax.features.base import Features, Network, hash_tree
 from varjax.interop import pth
 from varjax.types import PyTree
 
@@ -145,17 +145,12 @@ def load(path: str | os.PathLike[str] = '') -> Network:
     raise errors.CheckpointError(
       f'{path}: not weights of the Inception of 2015 ({text}); {_PUBLISHED}'
     ) from error
-  flat = {
-    f'{module}/{name}': array
-    for module, arrays in params.items()
-    for name, array in arrays.items()
-  }
   return Network(
     name=NAME,
     resolution=RESOLUTION,
     preprocessing=PREPROCESSING,
     params=params,
-    weights_hash=hash_arrays(flat),
+    weights_hash=hash_tree(params),
     forward=forward,
     resize=resize,
   )
