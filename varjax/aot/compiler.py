@@ -69,7 +69,8 @@ def compile_lowered(lowered: jax.stages.Lowered) -> Compiled:
   """Compiles, and reads memory and collectives from the result.
 
   Raises:
-    ConfigError: the compiler refuses for another reason than memory.
+    ConfigError: the compiler refuses for another reason than memory, or
+      says nothing about it.
   """
   start = time.monotonic()
   try:
@@ -78,6 +79,8 @@ def compile_lowered(lowered: jax.stages.Lowered) -> Compiled:
     return _refused(str(error), time.monotonic() - start)
   seconds = time.monotonic() - start
   stats = program.memory_analysis()
+  if stats is None:
+    raise errors.ConfigError('this compiler does not report memory')
   text = program.as_text()
   found = collectives.parse(text)
   memory = Memory(

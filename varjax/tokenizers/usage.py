@@ -211,7 +211,7 @@ def refit(
   """
 
   def fitted() -> tuple[jax.Array, jax.Array, jax.Array]:
-    rows = state.reservoir.reshape(-1, codebook.shape[-1])
+    rows = jnp.reshape(state.reservoir, (-1, codebook.shape[-1]))
     centres = kmeans.fit(rows, codebook.shape[0], rng, znorm)
     zero = jnp.zeros_like(state.updates)
     return centres, jnp.zeros_like(state.ema), zero
