@@ -54,6 +54,7 @@ def get_config(arg=None):
     tokenizer.scales = (resolution,)
     tokenizer.vocab = colours if arg.kind == 'palette' else 256
     tokenizer.codes_per_position = 1 if arg.kind == 'palette' else 3
+    config.order.name = 'raster'
   optim = config.optim
   optim.lr = 2e-3 if small else 2e-4
   optim.schedule = 'cos'

@@ -10,6 +10,7 @@ from varjax import artifacts, config, errors, evaluations, features, records
 pytestmark = pytest.mark.usefixtures('one_device')
 
 
+@pytest.mark.slow
 def test_a_tokenizer_is_scored_at_its_fractions(tmp_path, monkeypatch):
   monkeypatch.setitem(features.NETWORKS, 'tiny', lambda _: tiny_network.make())
   monkeypatch.setenv('VARJAX_CACHE', str(tmp_path / 'cache'))

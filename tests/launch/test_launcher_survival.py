@@ -103,9 +103,11 @@ def _merged(sweep_dir):
 
 
 def test_sigterm_reaches_the_trials_which_save_and_resume(
-  bench, tmp_path, undisturbed, capsys
+  bench, tmp_path, undisturbed, capsys, monkeypatch
 ):
   file = bench.named(*_TRIALS)
+  # Both must still run when the second has begun, on a busy machine too.
+  monkeypatch.setenv('FAKE_STEP_S', '0.5')
   launcher = bench.start(file, tmp_path, '--parallel=2')
   _wait(lambda: len(list(tmp_path.glob('trials/*/progress.json'))) == 2)
   assert status.main([str(tmp_path)]) == 0
@@ -122,6 +124,7 @@ def test_sigterm_reaches_the_trials_which_save_and_resume(
   shown = capsys.readouterr().out
   assert 'not running), 4 trials: 2 stopped, 2 pending' in shown
   assert _merged(tmp_path) == []
+  monkeypatch.setenv('FAKE_STEP_S', '0.03')
   assert bench.run(file, tmp_path) == 0
   assert _table(tmp_path) == undisturbed
 

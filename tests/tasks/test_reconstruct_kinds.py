@@ -95,7 +95,7 @@ def test_the_loss_falls_and_gradients_are_finite(history):
 
 def test_usage_is_counted_per_code_of_a_position(history):
   task, _, steps = history
-  spec, state = task.code_spec, steps[1][-1]
+  spec, state = task.code_spec, steps[1][-1].usage
   shape = (spec.codes_per_position, spec.vocab)
   assert state.ema.shape == shape
   np.testing.assert_allclose(state.ema.sum(-1), 8 * 16, rtol=1e-5)
@@ -105,7 +105,7 @@ def test_usage_is_counted_per_code_of_a_position(history):
 def test_the_k_means_start_happens_once(history):
   task, _, steps = history
   books = [params['quantizer']['embedding'] for *_, params, _ in steps]
-  updates = [int(state.updates) for *_, state in steps]
+  updates = [int(state.usage.updates) for *_, state in steps]
   assert updates[:4] == [1, 2, 0, 1]  # counting starts again
   # Adam moves an entry by at most about the rate; k-means sets it.
   moves = [
@@ -113,7 +113,7 @@ def test_the_k_means_start_happens_once(history):
     for a, b in zip(books[1:], books[:-1], strict=True)
   ]
   assert moves[1] > 3 * moves[0]
-  rows = steps[2][-1].reservoir.reshape(-1, task.run.tokenizer.code_dim)
+  rows = steps[2][-1].usage.reservoir.reshape(-1, task.run.tokenizer.code_dim)
 
   def error(book):
     code = nearest.nearest(rows[None], book)[0]

@@ -97,6 +97,7 @@ def test_the_tool_writes_a_palette_and_refuses_networks(tmp_path, capsys):
     '  made.tokenizer.vocab = 6\n'
     '  made.tokenizer.ch_mult = (1,)\n'
     '  made.tokenizer.scales = (16,)\n'
+    "  made.order.name = 'raster'\n"
     '  return made\n'
   )
   out = tmp_path / 'colours'

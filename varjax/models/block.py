@@ -138,7 +138,9 @@ class SelfAttention(nn.Module):
     if prefix is not None:
       keys = jnp.concatenate([prefix[0].astype(k.dtype), k], axis=1)
       values = jnp.concatenate([prefix[1].astype(v.dtype), v], axis=1)
-    if self.is_mutable_collection(maps.COLLECTION):
+    if (
+      self.is_mutable_collection(maps.COLLECTION) and not self.is_initializing()
+    ):
       weights = maps.weights(q, keys, scale, blocks, steps)
       self.sow(maps.COLLECTION, 'weights', weights)
     if visible is None:
