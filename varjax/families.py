@@ -13,6 +13,7 @@ import dataclasses
 import re
 
 from varjax import errors
+from varjax.scale_schedules import scale_schedule
 from varjax.spec import ModelSpec, OrderSpec, TokenizerSpec
 
 _IMAGENET_CLASSES = 1000
@@ -95,9 +96,7 @@ def var(depth: int) -> Member:
   large = depth == 36
   tokenizer = TokenizerSpec()
   if large:
-    tokenizer = dataclasses.replace(
-      tokenizer, scales=(1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
-    )
+    tokenizer = dataclasses.replace(tokenizer, scales=scale_schedule(32, 10))
   model = ModelSpec(
     depth=depth, width=64 * depth, heads=depth, shared_adaln=large
   )
