@@ -16,13 +16,13 @@ import platform
 from varjax import topology
 from varjax.aot import target
 
-SLICE = 'v5e:4x4'
+SLICE = topology.parse('v5e:4x4')
 IMAGES, POSITIONS, WIDTH = 768, 680, 1024
 
 
 def main():
   """Prints a JSON line for each setting."""
-  target.prepare()
+  target.prepare(SLICE)
   # JAX starts only now, in the environment that `prepare` made.
   from varjax import step
 
@@ -31,8 +31,8 @@ def main():
     ('step', step.COMPILER_OPTIONS['tpu']),
   ):
     row = {
-      'benchmark': 'tpu_options', 'slice': SLICE, 'setting': name,
-      **measure(options), 'versions': target.versions(),
+      'benchmark': 'tpu_options', 'slice': str(SLICE), 'setting': name,
+      **measure(options), 'versions': target.versions(SLICE),
       'machine': f'{platform.machine()}, {os.cpu_count()} cores',
       'date': datetime.date.today().isoformat(),
     }  # fmt: skip
@@ -49,7 +49,7 @@ def measure(options):
   from varjax.aot import traffic
   from varjax.spec import MeshSpec
 
-  devices = target.devices(topology.parse(SLICE))
+  devices = target.devices(SLICE)
   mesh = sharding.make_mesh(MeshSpec(1, -1, 1), devices)
 
   def shaped(shape, dtype, *axes):

@@ -61,7 +61,7 @@ def test_slice_code_and_versions_are_part_of_the_key(monkeypatch):
   with monkeypatch.context() as patch:
     patch.setattr(identity, 'code_version', lambda: 'edited')
     assert cache.run_key(D30, V5E) != before
-  monkeypatch.setattr(target, 'versions', lambda: {'libtpu': 'next'})
+  monkeypatch.setattr(target, 'versions', lambda _: {'libtpu': 'next'})
   assert cache.run_key(D30, V5E) != before
   keys = {
     cache.program_key('x', V5E, [0, 1], {}),

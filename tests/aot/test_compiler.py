@@ -8,11 +8,13 @@ import pytest
 import tiny
 
 from varjax import errors, identity, sharding, topology
-from varjax.aot import abstract, compiler, target
+from varjax.aot import abstract, compiler, cuda, target
 from varjax.spec import MeshSpec
 from varjax.step import TrainState
 
 NOWHERE = pathlib.Path('nowhere')
+V5E = topology.parse('v5e:2x4')
+H100 = topology.parse('h100:8')
 
 
 def _run(mesh='1,4,2', **values):
@@ -36,7 +38,7 @@ def lowered():
 
 @pytest.fixture(scope='module')
 def result(lowered):
-  return compiler.compile_lowered(lowered)
+  return compiler.compile_lowered(lowered, V5E)
 
 
 def test_arguments_are_the_sharded_state_and_batch(lowered, result):
@@ -93,20 +95,19 @@ def test_one_compile_for_one_program(tmp_path, monkeypatch, lowered, result):
     calls.append('lower')
     return lowered
 
-  def compile_lowered(_):
+  def compile_lowered(*_):
     calls.append('compile')
     return result
 
   monkeypatch.setattr(compiler, 'lower', lower)
   monkeypatch.setattr(compiler, 'compile_lowered', compile_lowered)
-  slice_ = topology.parse('v5e:2x4')
-  assert compiler.compiled(_run(), slice_) == result
-  assert compiler.compiled(_run(), slice_) == result
+  assert compiler.compiled(_run(), V5E) == result
+  assert compiler.compiled(_run(), V5E) == result
   assert calls == ['lower', 'compile']
   # Code that was edited is lowered again; the same program needs no compile.
   monkeypatch.setattr(identity, 'code_version', lambda: 'edited')
-  assert compiler.compiled(_run(), slice_) == result
-  assert compiler.compiled(_run(), slice_) == result
+  assert compiler.compiled(_run(), V5E) == result
+  assert compiler.compiled(_run(), V5E) == result
   assert calls == ['lower', 'compile', 'lower']
 
 
@@ -116,17 +117,34 @@ class _Refusing:
   def __init__(self, text):
     self._text = text
 
-  def compile(self):
+  def compile(self, compiler_options):
+    assert compiler_options is None
     raise jax.errors.JaxRuntimeError(self._text)
 
 
 def test_too_much_memory_is_a_result_and_other_errors_are_errors():
   text = 'RESOURCE_EXHAUSTED: Used 20.20G of 15.75G hbm. Exceeded.\nProgram'
-  found = compiler.compile_lowered(_Refusing(text))
+  found = compiler.compile_lowered(_Refusing(text), V5E)
   assert not found.fits
   assert found.used_bytes == round(20.20 * 2**30)
   assert found.limit_bytes == round(15.75 * 2**30)
   assert found.refusal == text.splitlines()[0]
   assert found.memory is None
   with pytest.raises(errors.ConfigError, match='INTERNAL: bug'):
-    compiler.compile_lowered(_Refusing('INTERNAL: bug\nstack'))
+    compiler.compile_lowered(_Refusing('INTERNAL: bug\nstack'), V5E)
+
+
+def test_what_a_gpu_cannot_hold_is_refused_by_its_peak(
+  lowered, result, monkeypatch
+):
+  # Virtual CPU devices know no option of the CUDA compiler.
+  monkeypatch.setattr(cuda, 'OPTIONS', {})
+  roomy = compiler.compile_lowered(lowered, H100)
+  assert roomy.fits
+  assert roomy.limit_bytes == cuda.usable_bytes(H100)
+  peak = result.used_bytes
+  monkeypatch.setattr(cuda, 'usable_bytes', lambda _: peak - 1)
+  tight = compiler.compile_lowered(lowered, H100)
+  assert not tight.fits
+  assert (tight.used_bytes, tight.limit_bytes) == (peak, peak - 1)
+  assert cuda.FRACTION in tight.refusal

@@ -52,7 +52,7 @@ def test_compile_asks_and_the_cache_answers_next_time(plan, monkeypatch):
   found, text = plan('--remat', 'full', '--compile')
   assert len(asked) == 1
   assert found['compiled']['used_bytes'] == 9.5 * GIB
-  assert 'accepted by the TPU compiler' in text
+  assert 'accepted by the real compiler' in text
   assert 'peak 9.50 GiB a device' in text
   assert plan('--remat', 'full') == (found, text)
   assert len(asked) == 1

@@ -26,7 +26,8 @@ from varjax.workdir import write_json
 # those that read facts from it.
 _LOWERING = ('sharding.py', 'aot/abstract.py')
 _READING = ('hlo.py', 'collectives.py', 'replica_groups.py',
-            'aot/refusal.py', 'aot/traffic.py', 'aot/compiler.py')  # fmt: skip
+            'aot/refusal.py', 'aot/traffic.py', 'aot/compiler.py',
+            'aot/cuda.py')  # fmt: skip
 # Names, places, and numbers that are constants of the program.
 _SHAPES_NOTHING = (
   'name', 'role', 'seed', 'total', 'eval_batch_size', 'tokenizer_dir',
@@ -91,13 +92,13 @@ def run_key(run: specs.RunSpec, slice_: Topology) -> str:
     'run': _shapes(run, slice_),
     'topology': str(slice_),
     'code': [identity.code_version(), _digest(_LOWERING + _READING)],
-    'versions': target.versions(),
+    **_compiler(slice_),
   }
   return identity.digest(content)[:24]
 
 
 def program_key(
-  text: str, slice_: Topology, order: list[int], options: dict[str, str]
+  text: str, slice_: Topology, order: list[int], options: dict[str, str | bool]
 ) -> str:
   """Hash of a lowered program, the slice and the versions.
 
@@ -113,9 +114,17 @@ def program_key(
     'order': order,
     'options': options,
     'code': _digest(_READING),
-    'versions': target.versions(),
+    **_compiler(slice_),
   }
   return identity.digest(content)[:24]
+
+
+def _compiler(slice_: Topology) -> dict[str, Any]:
+  """What compiles, and the limit that it is not told of."""
+  found: dict[str, Any] = {'versions': target.versions(slice_)}
+  if limit := target.compiler_of(slice_).usable_bytes(slice_):
+    found['limit'] = limit
+  return found
 
 
 def _digest(names: tuple[str, ...]) -> str:

@@ -58,14 +58,14 @@ class Compiled:
     fits: whether the compiler accepted it.
     used_bytes: that one device needs, also where it does not fit.
     partial: whether `used_bytes` leaves out the arguments.
-    limit_bytes: that one device has; None where the compiler did not say.
+    limit_bytes: that one device may use; None where nobody said.
     memory: None where it does not fit.
     collectives: by kind; empty where it does not fit.
     hbm_bytes: that one device moves in one update; 0 where it does not fit.
     bounded: False where a loop's trips are not known and count as one.
     refusal: what the compiler said, '' where it fits.
     seconds: wall time of compiling.
-    versions: of jax, jaxlib and libtpu.
+    versions: of jax, jaxlib and what compiles.
   """
 
   fits: bool

@@ -37,11 +37,12 @@ def compiled(run: RunSpec, slice_: Topology) -> Compiled:
   mesh = sharding.make_mesh(run.mesh, target.devices(slice_))
   lowered = lower(run, mesh)
   order = [device.id for device in mesh.devices.flat]
-  options = COMPILER_OPTIONS.get('tpu', {})
+  compiler = target.compiler_of(slice_)
+  options = COMPILER_OPTIONS.get(compiler.PLATFORM, {}) | compiler.OPTIONS
   program = cache.program_key(lowered.as_text(), slice_, order, options)
   result = cache.find_program(program)
   if result is None:
-    result = compile_lowered(lowered)
+    result = compile_lowered(lowered, slice_)
   cache.save(run, slice_, program, result)
   return result
 
@@ -65,22 +66,31 @@ def lower(run: RunSpec, mesh: Mesh) -> jax.stages.Lowered:
     return program.jitted(stage).lower(state, frozen, batch)
 
 
-def compile_lowered(lowered: jax.stages.Lowered) -> Compiled:
+def compile_lowered(lowered: jax.stages.Lowered, slice_: Topology) -> Compiled:
   """Compiles, and reads memory and collectives from the result.
+
+  Args:
+    lowered: for `target.devices(slice_)`.
+    slice_: what it is compiled for.
 
   Raises:
     ConfigError: the compiler refuses for another reason than memory, or
       says nothing about it.
   """
+  compiler, versions = target.compiler_of(slice_), target.versions(slice_)
   start = time.monotonic()
   try:
-    program = lowered.compile()
+    program = lowered.compile(compiler_options=compiler.OPTIONS or None)
   except jax.errors.JaxRuntimeError as error:
-    return _refused(str(error), time.monotonic() - start)
+    return _refused(str(error), time.monotonic() - start, versions)
   seconds = time.monotonic() - start
   stats = program.memory_analysis()
   if stats is None:
     raise errors.ConfigError('this compiler does not report memory')
+  limit = compiler.usable_bytes(slice_)
+  if limit is not None and stats.peak_memory_in_bytes > limit:
+    sizes = refusal.OutOfHbm(stats.peak_memory_in_bytes, limit, partial=False)
+    return _unfit(sizes, compiler.TOO_LARGE, seconds, versions)
   text = program.as_text()
   found = collectives.parse(text)
   memory = Memory(
@@ -95,7 +105,7 @@ def compile_lowered(lowered: jax.stages.Lowered) -> Compiled:
     fits=True,
     used_bytes=memory.peak,
     partial=False,
-    limit_bytes=None,
+    limit_bytes=limit,
     memory=memory,
     collectives={
       kind: Traffic(one.count, one.bytes, one.wire_bytes)
@@ -105,16 +115,27 @@ def compile_lowered(lowered: jax.stages.Lowered) -> Compiled:
     bounded=all(one.bounded for one in found),
     refusal='',
     seconds=seconds,
-    versions=target.versions(),
+    versions=versions,
   )
 
 
-def _refused(message: str, seconds: float) -> Compiled:
+def _refused(
+  message: str, seconds: float, versions: dict[str, str]
+) -> Compiled:
   sizes = refusal.parse(message)
   if sizes is None:
     raise errors.ConfigError(
       f'the compiler refuses the program: {message.strip().splitlines()[0]}'
     )
+  return _unfit(sizes, message.strip().splitlines()[0], seconds, versions)
+
+
+def _unfit(
+  sizes: refusal.OutOfHbm,
+  message: str,
+  seconds: float,
+  versions: dict[str, str],
+) -> Compiled:
   return Compiled(
     fits=False,
     used_bytes=sizes.used_bytes,
@@ -124,7 +145,7 @@ def _refused(message: str, seconds: float) -> Compiled:
     collectives={},
     hbm_bytes=0.0,
     bounded=True,
-    refusal=message.strip().splitlines()[0],
+    refusal=message,
     seconds=seconds,
-    versions=target.versions(),
+    versions=versions,
   )

@@ -1,8 +1,7 @@
-"""The real TPU compiler on a machine without a TPU.
+"""What a program is compiled for: TPUs or GPUs that are not there.
 
-libtpu compiles for a described slice as well as for an attached one. It
-asks the cloud for the slice it runs on, unless the environment answers
-first: `prepare` does, and must run before JAX is imported.
+`prepare` must run before JAX is imported, `devices` after it. The modules
+`tpu` and `cuda` answer for their platforms; nothing else asks which it is.
 """
 
 from __future__ import annotations
@@ -11,55 +10,51 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from varjax import errors
+from varjax.aot import cuda, tpu
 from varjax.topology import Topology
 
 if TYPE_CHECKING:
   import jax
 
-# What a machine that is not a TPU host must say. The accelerator type is
-# only looked at for being one: every topology compiles under it.
-_ENVIRONMENT = {
-  'JAX_PLATFORMS': 'cpu',
-  'TPU_SKIP_MDS_QUERY': '1',
-  'TPU_WORKER_HOSTNAMES': 'localhost',
-  'TPU_WORKER_ID': '0',
-  'TPU_ACCELERATOR_TYPE': 'v5litepod-16',
-  # A chip has one user, which libtpu ensures by a lock file; here is none.
-  'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
-}
-_COMPILED = ('jax', 'jaxlib', 'libtpu')
+
+def compiler_of(slice_: Topology) -> ModuleType:
+  """The module `aot.tpu` or `aot.cuda`."""
+  return tpu if slice_.device.torus else cuda
 
 
-def prepare() -> None:
-  """Sets the environment for compiling without a TPU.
+def prepare(slice_: Topology) -> None:
+  """Sets the environment for compiling without the device.
 
   Raises:
-    ConfigError: libtpu is not installed.
+    ConfigError: the compiler is not installed; the message says what to
+      type.
   """
-  require_libtpu()
-  os.environ.update(_ENVIRONMENT)
+  compiler = compiler_of(slice_)
+  if not installed(slice_):
+    raise errors.ConfigError(compiler.INSTALL)
+  os.environ.update(compiler.ENVIRONMENT, JAX_PLATFORMS='cpu')
   if 'jax' in sys.modules:
     import jax
 
     jax.config.update('jax_platforms', 'cpu')
 
 
-def require_libtpu() -> None:
-  """Raises ConfigError, with the command to type, without libtpu."""
-  if importlib.util.find_spec('libtpu') is None:
-    raise errors.ConfigError(
-      "the TPU compiler is not installed; pip install 'varjax[tpu]' brings "
-      'it (libtpu, about 700 MB; no TPU is needed)'
-    )
+def installed(slice_: Topology) -> bool:
+  """Whether the compiler for a slice is there."""
+  try:
+    return importlib.util.find_spec(compiler_of(slice_).MODULE) is not None
+  except ModuleNotFoundError:  # Not even the package that it is in.
+    return False
 
 
-def versions() -> dict[str, str]:
+def versions(slice_: Topology) -> dict[str, str]:
   """Versions of what compiles; '' for what is not installed."""
   found = {}
-  for name in _COMPILED:
+  for name in ('jax', 'jaxlib', *compiler_of(slice_).PACKAGES):
     try:
       found[name] = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -67,39 +62,32 @@ def versions() -> dict[str, str]:
   return found
 
 
-def devices(slice_: Topology) -> list[jax.Device]:
-  """Described devices of a TPU slice; nothing can run on them.
+def name(slice_: Topology) -> str:
+  """The compiler with its version, for people."""
+  compiler = compiler_of(slice_)
+  return f'{compiler.NAME} {versions(slice_)[compiler.PACKAGES[-1]]}'.strip()
 
-  Args:
-    slice_: of TPUs.
+
+def devices(slice_: Topology) -> list[jax.Device]:
+  """Described devices of a slice; nothing can run on them.
 
   Raises:
-    ConfigError: not TPUs, or a slice that libtpu does not know.
+    ConfigError: a slice that the compiler does not know.
   """
-  from jax.experimental import topologies
-
-  options = {}
-  if not slice_.device.torus:
-    raise errors.ConfigError(
-      f'topology {slice_}: only TPUs can be compiled for without the device'
-    )
-  if slice_.device.name == 'v4':
-    # Otherwise each of the two cores of a chip is a device.
-    options['chip_config_name'] = 'megacore'
+  compiler = compiler_of(slice_)
   try:
-    described = topologies.get_topology_desc(
-      platform='tpu', topology_name=str(slice_), **options
-    )
+    found = compiler.described(slice_)
+  except errors.ConfigError:
+    raise
   except Exception as error:
     # JaxRuntimeError, ValueError or RuntimeError, by the version.
     reason = str(error).strip().splitlines()[0] if str(error) else ''
     raise errors.ConfigError(
-      f'topology {slice_}: libtpu does not describe it ({reason})'
+      f'topology {slice_}: {compiler.NAME} does not describe it ({reason})'
     ) from error
-  found = list(described.devices)
   if len(found) != slice_.count:
     raise errors.ConfigError(
-      f'topology {slice_}: libtpu describes {len(found)} devices, not '
-      f'{slice_.count}'
+      f'topology {slice_}: {compiler.NAME} describes {len(found)} devices, '
+      f'not {slice_.count}'
     )
   return found

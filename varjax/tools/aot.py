@@ -1,4 +1,4 @@
-"""`varjax aot`: does a run fit a TPU slice? Asks the real TPU compiler.
+"""`varjax aot`: does a run fit these devices? Asks their real compiler.
 
   varjax aot --config experiments/var_imagenet256.py:size=d16 \
     --topology v5e:4x4
@@ -6,10 +6,12 @@
     --topology v5e:16x16 --mesh 4,64,1 --json d30.json
   varjax aot --config experiments/var_imagenet256.py:size=d30 \
     --topology v5e:4x4 --search
+  varjax aot --config experiments/var_imagenet256.py:size=d30 \
+    --topology h100:1 --config.batch_size=32
 
-No TPU, no data and no trained tokenizer are needed, only the extra `tpu`. A
-compile takes minutes; its result is kept by content. Exit code 5: it does
-not fit.
+No TPU or GPU, no data and no trained tokenizer are needed, only the extra
+`tpu` (a compile takes minutes) or `cuda` (seconds). Results are kept by
+content. Exit code 5: it does not fit.
 """
 
 from __future__ import annotations
@@ -65,11 +67,11 @@ def ask(run: RunSpec, slice_: Topology) -> Compiled:
   known = cache.find(run, slice_)
   if known is not None:
     return known
-  target.prepare()
-  version = target.versions()['libtpu']
+  target.prepare(slice_)
   print(
-    f'compiling {run.name or run.task} for {slice_} with libtpu {version}: '
-    'this takes minutes, once',
+    f'compiling {run.name or run.task} for {slice_} with '
+    f'{target.name(slice_)}: this takes '
+    f'{target.compiler_of(slice_).DURATION}, once',
     file=sys.stderr,
     flush=True,
   )
@@ -155,7 +157,8 @@ def _parser() -> argparse.ArgumentParser:
   add(
     '--topology',
     required=True,
-    help='slice to compile for, as v5e:4x4, v6e:4x4, v4:2x2x4 or v5p:4x4x4',
+    help='devices to compile for, as v5e:4x4, v6e:4x4, v4:2x2x4, v5p:4x4x4, '
+    'h100:1, h100:8, h200:8, a100-80gb:8 or a100:8',
   )
   add('--mesh', help='data,fsdp,tensor; one may be -1 (as --mesh=-1,1,1)')
   add(

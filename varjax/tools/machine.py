@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   add(
     '--compile',
     action='store_true',
-    help='ask the TPU compiler about the plan on --topology, as `varjax aot` '
+    help='ask the real compiler about the plan on --topology, as `varjax aot` '
     'does (minutes); what it has said before is used in any case',
   )
   add('--price', help='per device-hour, or a JSON file {device: price}')
@@ -133,9 +133,9 @@ def check(
 
 def compiled_line(found: Compiled) -> str:
   """What a plan says of a run that the compiler accepted."""
-  version = found.versions['libtpu']
+  name, version = list(found.versions.items())[-1]
   return (
-    f'accepted by the TPU compiler (libtpu {version}): peak '
+    f'accepted by the real compiler ({name} {version}): peak '
     f'{report.gib(found.used_bytes)} a device'
   )
 

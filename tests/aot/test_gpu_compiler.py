@@ -1,0 +1,50 @@
+"""The train step through the CUDA compiler, without a GPU."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from varjax import topology
+from varjax.aot import target
+
+H100 = topology.parse('h100:1')
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def _aot(tmp_path, *argv):
+  # A process of its own: the plug-in prints, and JAX starts as in the tool.
+  path = os.pathsep.join([str(ROOT), *sys.path])
+  return subprocess.run(
+    [sys.executable, '-m', 'varjax', 'aot', '--config',
+     'experiments/var_imagenet256.py:size=d12', '--json',
+     str(tmp_path / 'aot.json'), *argv],
+    capture_output=True, text=True, timeout=600, cwd=ROOT,
+    env={**os.environ, 'VARJAX_CACHE': str(tmp_path), 'PYTHONPATH': path,
+         'XLA_FLAGS': ''},
+  )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_train_step_is_compiled_for_gpus(tmp_path):
+  if not target.installed(H100):
+    pytest.skip(target.compiler_of(H100).INSTALL)
+  one = _aot(tmp_path, '--topology', 'h100:1', '--config.batch_size=32')
+  assert one.returncode == 0, one.stderr
+  found = json.loads((tmp_path / 'aot.json').read_text())
+  assert found['compiled']['collectives'] == {}
+  # The analytic model is of arrays that must be there; the compiler adds
+  # what is alive beside them.
+  assert 0.5 < found['estimate_bytes'] / found['compiled']['used_bytes'] < 1.5
+  eight = _aot(tmp_path, '--topology', 'h100:8', '--mesh=1,8,1',
+               '--config.batch_size=256')  # fmt: skip
+  assert eight.returncode == 0, eight.stderr
+  found = json.loads((tmp_path / 'aot.json').read_text())
+  assert found['compiled']['collectives']['all-gather']['count'] > 0
+  whole = _aot(tmp_path, '--topology', 'h100:1', '--config.batch_size=768',
+               '--config.model.remat=none')  # fmt: skip
+  assert whole.returncode == 5
+  assert 'its peak is above what JAX takes' in whole.stderr
