@@ -75,6 +75,16 @@ def test_perceptual_distance_is_its_definition():
   )
 
 
+def test_a_layer_counts_by_its_mean_channel():
+  """(2 / C) (1 - cosine): the same vectors in twice the channels, half."""
+  a, b = np.float32([[3, 4], [1, 0]]).reshape(2, 1, 1, 1, 2)
+  wide_a, wide_b = (np.concatenate([x, x], -1) for x in (a, b))
+  narrow = perceptual.distance([a], [b])
+  np.testing.assert_allclose(narrow, [2 / 2 * (1 - 0.6)], rtol=1e-6)
+  wide = perceptual.distance([wide_a], [wide_b])
+  np.testing.assert_allclose(wide, narrow / 2, rtol=1e-6)
+
+
 def test_perceptual_gradient_is_finite_where_a_map_is_zero():
   gradient = jax.grad(
     lambda x: perceptual.distance([x], [jnp.ones((1, 2, 2, 3))]).sum()

@@ -2,9 +2,9 @@
 
 `PERCEPTUAL` names every kind. LPIPS (Zhang et al., arXiv 1801.03924) is what
 tokenizers are usually trained with, and needs weights that ship in no
-package. The packaged EfficientNet-Lite0 gives the unlearned baseline of that
-paper, equal weights for all channels of each map: not LPIPS, and named after
-its network.
+package. The maps of the packaged EfficientNet-Lite0 give an unlearned
+distance, the mean over the channels of each map: not LPIPS, nor that paper's
+baseline, which is their sum, and named after its network.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Perceptual(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MapDistance:
-  """A `Perceptual` of any feature network: every channel weighs alike."""
+  """A `Perceptual` of any feature network: maps count by their mean channel."""
 
   network: Network
 
