@@ -1,4 +1,4 @@
-"""`sample-50k` and `edit` on a pipeline with random weights."""
+"""`sample`, `sample-50k`, `edit` on a pipeline with random weights."""
 
 import json
 
@@ -7,8 +7,10 @@ import numpy as np
 from PIL import Image
 import pytest
 import random_pipeline
+import tiny_network
 
-from varjax import cli, pipeline
+from varjax import cli, features, pipeline
+from varjax.evals import sheets
 
 SIDE = 16  # of the images; the finest grid is 4
 
@@ -105,6 +107,48 @@ def test_bad_sets_are_one_sentence(workdir, argv, said, capsys, monkeypatch):
   assert said in err
   assert len(err.strip().splitlines()) == 1
   assert not list(workdir.glob('x.*'))
+
+
+# --- sample -------------------------------------------------------------------
+
+
+def _grid(*more):
+  argv = ['sample', '--workdir', '.', '--out', 'grid.png', '--columns', '1']
+  return cli.main([*argv, '--labels', '2,0', *more])
+
+
+@pytest.mark.usefixtures('workdir')
+def test_sample_keeps_what_the_classifier_prefers(pipe, monkeypatch):
+  network = tiny_network.make()
+  monkeypatch.setitem(features.NETWORKS, 'tiny', lambda _: network)
+  kept = ('--reject', '3', '--reject_by', 'confidence', '--features', 'tiny')
+  assert _grid(*kept, '--batch_size', '6') == 0
+  grid = np.asarray(Image.open('grid.png'))
+  candidates = pipe.sample_batches(np.repeat([2, 0], 3), 0, 6)
+  pixels = np.round(255 * candidates).astype(np.uint8)
+  logits = network.apply(network.params, pixels).logits
+  best = jax.nn.softmax(logits).max(-1).reshape(2, 3).argmax(1)
+  assert list(best) != [0, 0]  # else keeping the first would pass
+  sheets.image_grid(candidates[[best[0], 3 + best[1]]], 'wanted.png', 1)
+  np.testing.assert_array_equal(grid, np.asarray(Image.open('wanted.png')))
+
+
+@pytest.mark.parametrize(
+  ('argv', 'said'),
+  [
+    (('--reject', '0'), '--reject=0: must be at least 1'),
+    (('--repeat', '0'), '--repeat=0: must be at least 1'),
+    (('--reject', '2'), 'only the criterion confidence'),
+    (('--reject', '2', '--labels', '-1'), 'no classifier knows "no class"'),
+  ],
+)
+def test_bad_samples_are_one_sentence(workdir, argv, said, capsys, monkeypatch):
+  monkeypatch.setitem(
+    features.NETWORKS, 'efflite0', lambda _: tiny_network.make()
+  )
+  assert _grid(*argv) == 2
+  assert said in capsys.readouterr().err
+  assert not (workdir / 'grid.png').exists()
 
 
 # --- edit ---------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Callable
 import pathlib
 
 import numpy as np
@@ -38,9 +40,13 @@ def main(argv: list[str]) -> int:
   parser.add_argument('--batch_size', type=int, default=32)
   parser.add_argument('--columns', type=int, help='of the grid')
   parser.add_argument('--tokenizer', default='', help='if it has moved')
+  arguments.add_rejection(parser)
+  arguments.add_features(parser)
   args = parser.parse_args(argv)
-  if args.repeat < 1 or args.batch_size < 1:
-    raise errors.ConfigError('--repeat and --batch_size must be at least 1')
+  for name in ('repeat', 'batch_size', 'reject'):
+    value = getattr(args, name)
+    if value < 1:
+      raise errors.ConfigError(f'--{name}={value}: must be at least 1')
   out = pathlib.Path(args.out)
   if out.suffix.lower() != '.png':
     raise errors.ConfigError(f'--out={args.out}: must end in .png')
@@ -55,20 +61,57 @@ def main(argv: list[str]) -> int:
     find_run(args.workdir, args.run), tokenizer_dir=args.tokenizer
   )
   labels = np.repeat(_labels(args.labels, pipe.num_classes), args.repeat)
-  images = pipe.sample_batches(
-    labels,
-    args.seed,
-    min(args.batch_size, len(labels)),
-    cfg=args.cfg,
-    top_k=args.top_k,
-    top_p=args.top_p,
-    smooth=args.smooth,
-  )
+
+  def draw(labels: np.ndarray) -> np.ndarray:
+    return pipe.sample_batches(
+      labels,
+      args.seed,
+      min(args.batch_size, len(labels)),
+      cfg=args.cfg,
+      top_k=args.top_k,
+      top_p=args.top_p,
+      smooth=args.smooth,
+    )
+
+  if args.reject > 1:
+    images = _choose(args, draw, labels, pipe.num_classes)
+  else:
+    images = draw(labels)
   out.parent.mkdir(parents=True, exist_ok=True)
   columns = args.columns or max(args.repeat, round(len(images) ** 0.5))
   sheets.image_grid(images, out, columns)
   print(f'{len(images)} images of {pipe.label} written to {out}')
   return 0
+
+
+def _choose(
+  args: argparse.Namespace,
+  draw: Callable[[np.ndarray], np.ndarray],
+  labels: np.ndarray,
+  classes: int,
+) -> np.ndarray:
+  """Of the candidates for each label, the image that is kept."""
+  from varjax import features
+  from varjax.scoring.rejection import Rejecter, Rejection
+  from varjax.scoring.statistics import Extractor
+
+  if args.reject_by == 'label' and np.any(labels == classes):
+    raise errors.ConfigError(
+      '--labels: no classifier knows "no class"; --reject_by confidence does '
+      'not ask for one'
+    )
+
+  def draw_bytes(index: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    del index  # all images in one call: their places
+    return np.round(255 * draw(wanted)).astype(np.uint8)
+
+  rejecter = Rejecter(
+    draw_bytes,
+    Rejection(args.reject, args.reject_by),
+    Extractor(features.load(args.features, args.feature_weights)),
+    classes,
+  )
+  return rejecter(np.arange(len(labels)), labels) / np.float32(255)
 
 
 def _labels(text: str, classes: int) -> np.ndarray:
