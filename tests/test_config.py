@@ -70,6 +70,7 @@ def test_bad_override_names_the_key(key, value, said):
     ({'data.resolution': 36}, 'multiple of 8'),
     ({'model.heads': 7}, 'must divide model.width'),
     ({'model.head_factors': 5}, 'to the power of 5'),
+    ({'model.depth_layers': 0}, 'model.depth_layers'),
     (
       {'tokenizer.kind': 'vq', 'tokenizer.scales': (4,)},
       'only tokenizer.kind=msvq has',

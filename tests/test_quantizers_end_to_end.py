@@ -16,6 +16,10 @@ CASES = {
     'tokenizer.codes_per_position': 2, 'tokenizer.kmeans_updates': 2,
     'tokenizer.vocab': 16,
   },
+  'rq residual': {
+    'tokenizer.codes_per_position': 2, 'tokenizer.vocab': 16,
+    'order.name': 'residual', 'model.depth_layers': 1, 'model.head_factors': 2,
+  },
   'vq': {
     'tokenizer.znorm': True, 'tokenizer.vocab': 16, 'model.head_factors': 2,
     'tokenizer.compute_dtype': 'bfloat16',
@@ -27,10 +31,11 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize('kind', CASES)
-def test_from_images_to_samples(kind, tmp_path):
+@pytest.mark.parametrize('case', CASES)
+def test_from_images_to_samples(case, tmp_path):
   changes = {
-    'tokenizer.kind': kind, 'tokenizer.scales': (4,), **CASES[kind]
+    'tokenizer.kind': case.split()[0], 'tokenizer.scales': (4,),
+    'order.name': 'raster', **CASES[case],
   }  # fmt: skip
   images = tiny.write_images(tmp_path / 'images')
   record = tiny.run_to_end(
@@ -45,13 +50,12 @@ def test_from_images_to_samples(kind, tmp_path):
   assert source[0]['codes'].shape == (16, per_position)
 
   run = tiny.var_run(
-    images, tmp_path / 'tok', tmp_path / 'codes',
-    **{**changes, 'order.name': 'raster'},
+    images, tmp_path / 'tok', tmp_path / 'codes', **changes
   )  # fmt: skip
   record = tiny.run_to_end(run, tmp_path / 'var')
   assert record.status == 'complete'
   # A nearly untrained model: about the entropy of uniform codes.
-  uniform = np.log(run.tokenizer.vocab)
+  uniform = record.codes_per_position * np.log(run.tokenizer.vocab)
   assert record.val_loss_nats_per_token == pytest.approx(uniform, rel=0.2)
   assert records.read(tmp_path / 'var' / 'records.jsonl')
 

@@ -13,7 +13,8 @@ from varjax.models.transformer import Transformer
 from varjax.orders import make_order
 from varjax.orders.base import Order
 from varjax.spec import ModelSpec, OrderSpec, TokenizerSpec
-from varjax.tokenizers import msvq
+from varjax.tokenizers import msvq, rq
+from varjax.tokenizers.base import Quantizer
 from varjax.types import Example, PyTree
 
 MODEL = ModelSpec(
@@ -28,7 +29,7 @@ class World:
   order: Order
   model: Transformer
   params: PyTree
-  quantizer: msvq.Quantizer
+  quantizer: Quantizer
 
   def logits(self, example: Example, labels=None) -> jax.Array:
     """Teacher-forced logits of an example."""
@@ -41,6 +42,7 @@ class World:
       example.positions,
       example.steps,
       origins=example.origins,
+      sums=example.sums,
     )
 
   def nats(self, example: Example, labels=None) -> jax.Array:
@@ -67,6 +69,9 @@ def world(
   rows = layout.positions - layout.start
   kind = jnp.int32 if layout.input_kind == 'codes' else jnp.float32
   origins = jnp.zeros((1, rows), jnp.int32) if layout.num_origins else None
+  sums = None
+  if layout.depth_dim:
+    sums = jnp.zeros((1, layout.positions, layout.rounds - 1, layout.depth_dim))
   shapes = jax.eval_shape(
     lambda: meta.unbox(
       net.init(
@@ -74,6 +79,7 @@ def world(
         jnp.zeros(1, jnp.int32),
         jnp.zeros((1, rows, layout.input_dim), kind),
         origins=origins,
+        sums=sums,
         steps=jnp.zeros((1, layout.positions), jnp.int32),
       )
     )
@@ -81,10 +87,13 @@ def world(
   return World(made, net, jax.tree.map(draw, shapes['params']), quantizer(spec))
 
 
-def quantizer(spec: TokenizerSpec) -> msvq.Quantizer:
-  """A multi-scale quantizer with random weights."""
+def quantizer(spec: TokenizerSpec) -> Quantizer:
+  """A quantizer with random weights."""
   rng = np.random.default_rng(1)
   dim = spec.code_dim
+  if spec.kind == 'rq':
+    table = jnp.asarray(rng.normal(0, 1, (spec.vocab, dim)), jnp.float32)
+    return rq.ResidualQuantizer.bind(spec, {'embedding': table})
   return msvq.Quantizer(
     jnp.asarray(rng.normal(0, 1, (spec.vocab, dim)), jnp.float32),
     jnp.asarray(rng.normal(0, 0.3, (2, 3, 3, dim, dim)), jnp.float32),

@@ -25,12 +25,15 @@ class DecodeCosts:
     rows: positions that pass through the blocks, over all steps.
     pairs: (query, key) pairs of one head of one layer.
     flops: of the transformer, all steps.
+    depth_steps: passes of the depth transformer, of one code each, that
+      follow each other after every step; 0 where there is none.
   """
 
   steps: int
   rows: int
   pairs: int
   flops: int
+  depth_steps: int = 0
 
 
 def decode_costs(
@@ -50,6 +53,9 @@ def decode_costs(
     The counts; a cached generation adds up to one teacher-forced pass.
   """
   whole = flops.forward_flops_per_image(model, sequence)
+  depth_steps = 0
+  if sequence.depth_dim:
+    depth_steps = sequence.predicted * sequence.targets_per_position
   if turns:
     rows = sequence.positions
     return DecodeCosts(
@@ -62,7 +68,11 @@ def decode_costs(
   sizes = sequence.block_sizes
   if cached:
     return DecodeCosts(
-      len(sizes), sequence.positions, sequence.visible_pairs, whole.total
+      len(sizes),
+      sequence.positions,
+      sequence.visible_pairs,
+      whole.total,
+      depth_steps,
     )
   rows = pairs = total = 0
   ends = list(itertools.accumulate(sizes))
@@ -71,12 +81,15 @@ def decode_costs(
     seen += size * end  # Pairs of the prefix that ends here.
     rows += end
     pairs += seen
-  per_row = whole.linear // sequence.positions
-  per_pair = whole.attention // sequence.visible_pairs
-  # Only the newest rows are classified and embedded.
+  # Only the newest rows are classified and embedded, and only those have a
+  # depth transformer, which keeps its own keys and values.
+  once = dataclasses.replace(sequence, depth_dim=0)
+  blocks = flops.forward_flops_per_image(model, once)
+  per_row = blocks.linear // sequence.positions
+  per_pair = blocks.attention // sequence.visible_pairs
   total = rows * per_row + pairs * per_pair
-  total += whole.adaln + whole.embed + whole.head
-  return DecodeCosts(len(sizes), rows, pairs, total)
+  total += whole.total - blocks.linear - blocks.attention
+  return DecodeCosts(len(sizes), rows, pairs, total, depth_steps)
 
 
 def scale_sides(side: int) -> tuple[int, ...]:

@@ -54,8 +54,9 @@ class Flops:
   """FLOPs by part; `total` is the sum of all fields.
 
   Attributes:
-    linear: per-position products of the blocks (qkv, projection, MLP).
-    attention: logits and weighted sums.
+    linear: per-position products of the blocks (qkv, projection, MLP), those
+      of a depth transformer included, which has R rows for each position.
+    attention: logits and weighted sums, of both.
     adaln: AdaLN projections of the blocks.
     embed: projection of the input features; looking up codes is free.
     head: codebook logits, and the AdaLN in front of them.
@@ -141,7 +142,7 @@ def forward_flops_per_image(
     FLOPs by part.
   """
   sequence = sequence_of(codes)
-  return _forward(model, sequence, sequence.visible_pairs)
+  return _forward(model, sequence)
 
 
 def train_flops_per_image(
@@ -172,10 +173,7 @@ def hardware_train_flops_per_image(
     ConfigError: on an unknown `remat`.
   """
   sequence = sequence_of(codes)
-  pairs = sequence.positions**2
-  if skips_masked:
-    pairs = sequence.visible_pairs
-  forward = _forward(model, sequence, pairs)
+  forward = _forward(model, sequence, masked=not skips_masked)
   again = {'none': 0, 'dots': forward.attention, 'full': forward.body}
   if model.remat not in again:
     raise errors.ConfigError(
@@ -213,7 +211,7 @@ def conventions(
   sequence = sequence_of(codes)
   counts = parameter_counts(model, sequence)
   train = train_flops_per_image(model, sequence)
-  dense = (1 + _BACKWARD) * _forward(model, sequence, sequence.positions**2)
+  dense = (1 + _BACKWARD) * _forward(model, sequence, masked=True)
   logits = 6 * sequence.positions * model.width
   logits *= head_outputs(model, sequence)
   return Conventions(
@@ -226,8 +224,12 @@ def conventions(
   )
 
 
-def _forward(model: ModelSpec, sequence: Sequence, pairs: int) -> Flops:
+def _forward(
+  model: ModelSpec, sequence: Sequence, masked: bool = False
+) -> Flops:
+  """One pass; `masked` also counts the pairs that no rule lets through."""
   d = model.width
+  pairs = sequence.positions**2 if masked else sequence.visible_pairs
   positions = sequence.positions
   products = 4 * d * d + mlp_products(model)
   modulations, head_modulation = 0, 0
@@ -236,10 +238,16 @@ def _forward(model: ModelSpec, sequence: Sequence, pairs: int) -> Flops:
     head_modulation = 2 * 2 * d * d
   inputs = 0 if sequence.symbols else positions - sequence.start
   logits = head_outputs(model, sequence)
+  rows, depth_pairs, sums = 0, 0, 0
+  if sequence.depth_dim:
+    codes = sequence.targets_per_position
+    rows = positions * codes
+    depth_pairs = rows * codes if masked else rows * (codes + 1) // 2
+    sums = positions * (codes - 1)
   return Flops(
-    linear=2 * model.depth * positions * products,
-    attention=2 * 2 * model.depth * pairs * d,
+    linear=2 * (model.depth * positions + model.depth_layers * rows) * products,
+    attention=4 * (model.depth * pairs + model.depth_layers * depth_pairs) * d,
     adaln=2 * modulations * 6 * d * d,
-    embed=2 * inputs * sequence.input_dim * d,
+    embed=2 * (inputs * sequence.input_dim + sums * sequence.depth_dim) * d,
     head=2 * positions * d * logits + head_modulation,
   )

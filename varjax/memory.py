@@ -17,6 +17,7 @@ import math
 from varjax import errors, reconstruct_costs
 from varjax.params import (
   Sequence,
+  depth_spec,
   head_outputs,
   hidden_width,
   parameter_counts,
@@ -119,6 +120,11 @@ def memory_estimate(
     rows = images * sequence.positions
     kept, again = _block_activations(run, tensor)
     activations, block = rows * kept, rows * again
+    if sequence.depth_dim:
+      depth = dataclasses.replace(run, model=depth_spec(run.model))
+      kept, again = _block_activations(depth, tensor)
+      codes = rows * sequence.targets_per_position
+      activations, block = activations + codes * kept, max(block, codes * again)
     projection = parameter_counts(run.model, sequence).adaln
     gathered = compute * projection if fsdp > 1 else 0
     values = head_outputs(run.model, sequence)
@@ -154,7 +160,7 @@ def _weights(run: RunSpec, sequence: Sequence, fsdp: int, tensor: int) -> int:
   dimension would make every block gather it.
   """
   counts = parameter_counts(run.model, sequence)
-  both = counts.linear + counts.head
+  both = counts.linear + counts.depth + counts.head
   return math.ceil(both / (fsdp * tensor) + (counts.total - both) / fsdp)
 
 

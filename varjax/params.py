@@ -32,6 +32,8 @@ class Sequence:
     num_origins: rows of the table of input positions.
     tokens: rows that predict something; 0 is all of them.
     targets_per_position: codes R that such a row predicts.
+    depth_dim: channels C of what these codes read of each other; 0 where
+      they are predicted at once, without a depth transformer.
   """
 
   block_sizes: tuple[int, ...]
@@ -44,6 +46,7 @@ class Sequence:
   num_origins: int = 0
   tokens: int = 0
   targets_per_position: int = 1
+  depth_dim: int = 0
 
   @property
   def positions(self) -> int:
@@ -73,14 +76,17 @@ class ParameterCounts:
       per-head attention scale and learned normalisations: what every
       position is multiplied with.
     adaln: AdaLN of the blocks, shared or not: used once per image.
-    input_embed: projection of the input features, or table of the codes.
-    tables: class, start, position, step and origin tables.
+    depth: blocks of the depth transformer, if there is one.
+    input_embed: projection of the input features, or table of the codes;
+      and of the sums of codes that the depth transformer reads.
+    tables: class, start, position, step, origin and depth tables.
     head_adaln: AdaLN, or the plain normalisation, in front of the head.
     head: projection to the codebook.
   """
 
   linear: int
   adaln: int
+  depth: int
   input_embed: int
   tables: int
   head_adaln: int
@@ -89,7 +95,7 @@ class ParameterCounts:
   @property
   def body(self) -> int:
     """The blocks, AdaLN included: about 18 d w^2 (12 d w^2 shared)."""
-    return self.linear + self.adaln
+    return self.linear + self.adaln + self.depth
 
   @property
   def embed_head(self) -> int:
@@ -142,6 +148,19 @@ def head_outputs(model: ModelSpec, sequence: Sequence) -> int:
   return sequence.targets_per_position * model.head_factors * values
 
 
+def depth_spec(model: ModelSpec) -> ModelSpec:
+  """The blocks of the depth transformer, as those of a model.
+
+  The class reaches it through the hidden state alone (RQ-Transformer, arXiv
+  2203.01941): where the model has AdaLN it has LayerNorm. It sees R rows at
+  a time, for which a flash kernel has nothing to offer.
+  """
+  norm = 'layernorm' if model.norm == 'adaln' else model.norm
+  return dataclasses.replace(
+    model, depth=model.depth_layers, norm=norm, attention='xla'
+  )
+
+
 def scale_sequence(run: RunSpec) -> Sequence:
   """The sequence of a run in next-scale order, the one known without JAX.
 
@@ -180,15 +199,7 @@ def parameter_counts(
     The counts by part.
   """
   sequence = sequence_of(codes)
-  d, m, bias = model.width, hidden_width(model), int(model.bias)
-  attention = 4 * d * d + 3 * d * bias  # q, v, projection; none on the keys
-  mlp = mlp_products(model)
-  if model.mlp == 'gelu':
-    mlp += (m + d) * bias
-  else:
-    mlp += d * bias  # The two halves of SwiGLU have none.
-  head_scales = model.heads if model.l2_norm else 0
-  norm = {'adaln': 0, 'layernorm': d + d * bias, 'rmsnorm': d}[model.norm]
+  d, bias = model.width, int(model.bias)
   modulation = 6 * d * d + 6 * d
   if model.norm != 'adaln':
     adaln = 0
@@ -201,12 +212,39 @@ def parameter_counts(
   if model.position == 'learned':
     tables += sequence.num_positions
   input_embed = sequence.symbols * d or sequence.input_dim * d + d
-  logits = head_outputs(model, sequence)
+  logits, depth = head_outputs(model, sequence), 0
+  if sequence.depth_dim:
+    # One classifier for all codes of a position.
+    logits //= sequence.targets_per_position
+    depth = model.depth_layers * _block(depth_spec(model))
+    input_embed += sequence.depth_dim * d + d
+    tables += sequence.targets_per_position
+  head_adaln = 2 * d * d + 2 * d if model.norm == 'adaln' else _norm(model)
   return ParameterCounts(
-    linear=model.depth * (attention + mlp + head_scales + 2 * norm),
+    linear=model.depth * _block(model),
     adaln=adaln,
+    depth=depth,
     input_embed=input_embed,
     tables=tables * d,
-    head_adaln=2 * d * d + 2 * d if model.norm == 'adaln' else norm,
+    head_adaln=head_adaln,
     head=(d + bias) * logits,
   )
+
+
+def _block(model: ModelSpec) -> int:
+  """Weights of one block without its AdaLN."""
+  d, m, bias = model.width, hidden_width(model), int(model.bias)
+  attention = 4 * d * d + 3 * d * bias  # q, v, projection; none on the keys
+  mlp = mlp_products(model)
+  if model.mlp == 'gelu':
+    mlp += (m + d) * bias
+  else:
+    mlp += d * bias  # The two halves of SwiGLU have none.
+  head_scales = model.heads if model.l2_norm else 0
+  return attention + mlp + head_scales + 2 * _norm(model)
+
+
+def _norm(model: ModelSpec) -> int:
+  """Weights of one normalisation without its AdaLN."""
+  d, bias = model.width, int(model.bias)
+  return {'adaln': 0, 'layernorm': d + d * bias, 'rmsnorm': d}[model.norm]

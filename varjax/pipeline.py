@@ -149,8 +149,9 @@ class VarPipeline:
   @property
   def mixes(self) -> bool:
     """Whether `smooth` sampling is possible: codes have features to mix."""
-    features = self.order.layout.input_kind == 'features'
-    return features and self.model.spec.head_factors == 1
+    layout = self.order.layout
+    whole = self.model.spec.head_factors == layout.rounds == 1
+    return whole and layout.input_kind == 'features'
 
   @property
   def grids(self) -> tuple[tuple[int, int], ...]:

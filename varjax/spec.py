@@ -331,6 +331,8 @@ class ModelSpec:
     bias: of the linear layers of the blocks, LayerNorm and classifier.
     head_factors: each code is predicted as this many independent sub-tokens
       of vocab ** (1 / this) values, for large vocabularies; 1 is whole.
+    depth_layers: of the transformer over the codes of one position, for an
+      order that predicts them one after the other ('residual').
     l2_norm: unit-length queries and keys with a learned per-head scale;
       otherwise the softmax scale is softmax_scale / sqrt(head size).
     softmax_scale: 0.25 is upstream's; everyone else has 1.
@@ -358,6 +360,7 @@ class ModelSpec:
   rotary_base: float = 10_000.0
   bias: bool = True
   head_factors: int = 1
+  depth_layers: int = 4
   l2_norm: bool = True
   softmax_scale: float = 0.25
   shared_adaln: bool = False

@@ -87,6 +87,9 @@ class Example:
   steps: jax.Array  # [B, L] or [1, L] int32, attention: steps[q] >= steps[k]
   # [B, L-S] or [1, L-S] int32, where inputs lie that are not at `positions`
   origins: jax.Array | None = None
+  # [B, L, R-1, C], sums of the first 1 ... R-1 code vectors of a position,
+  # where its codes are predicted one after the other
+  sums: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +117,8 @@ class Layout:
     grids: (height, width) of the grids whose cells the positions are, for
       rotary positions; () where there are none.
     per_cell: consecutive positions of one cell.
+    depth_dim: C of the sums of code vectors that the codes of a position
+      read of each other; 0 where a row predicts its R codes at once.
   """
 
   positions: int
@@ -131,6 +136,12 @@ class Layout:
   traced: bool = False
   grids: tuple[tuple[int, int], ...] = ()
   per_cell: int = 1
+  depth_dim: int = 0
+
+  @property
+  def rounds(self) -> int:
+    """Draws that follow each other at one position."""
+    return self.targets_per_position if self.depth_dim else 1
 
   @property
   def input_symbols(self) -> int:

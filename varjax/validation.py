@@ -75,6 +75,10 @@ def validate(run: specs.RunSpec) -> None:
       f'tokenizer.kind={tok.kind!r}: has nothing to train; write it with '
       '`varjax pixel-tokenizer`'
     )
+  if model.depth_layers < 1:
+    raise errors.ConfigError(
+      f'model.depth_layers={model.depth_layers}: must be at least 1'
+    )
   if model.head_factors < 1:
     raise errors.ConfigError(
       f'model.head_factors={model.head_factors}: must be at least 1'
@@ -85,6 +89,11 @@ def validate(run: specs.RunSpec) -> None:
       raise errors.ConfigError(
         f'order.name={run.order.name!r}: reads the features of scales, which '
         f'only tokenizer.kind=msvq has, not {tok.kind!r}'
+      )
+    if run.order.name == 'residual' and tok.kind in tokenizer_rules.PIXELS:
+      raise errors.ConfigError(
+        "order.name='residual': reads code vectors, which tokenizer.kind="
+        f'{tok.kind!r} has none of'
       )
   _check_progressive(run)
   _check_reconstruct(run)

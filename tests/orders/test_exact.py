@@ -20,6 +20,9 @@ TOY = TokenizerSpec(code_dim=3, vocab=4, scales=(2,))
 TOY_SCALES = TokenizerSpec(
   code_dim=3, vocab=4, scales=((1, 1), (1, 3)), phi_count=2
 )
+TOY_DEPTH = TokenizerSpec(
+  'rq', code_dim=3, vocab=2, scales=(2,), codes_per_position=2
+)
 EXACT = {
   'raster': OrderSpec('raster'),
   'permuted': OrderSpec('permuted'),
@@ -27,18 +30,23 @@ EXACT = {
   'separate sets': OrderSpec('setwise', 'coarse', (1, 3), context='separate'),
   'scale': OrderSpec('scale'),
   'split scales': OrderSpec('split', splits=(1, 2)),
+  'residual': OrderSpec('residual'),
+  'residual depth': OrderSpec('residual'),
 }
 
 
 @pytest.mark.parametrize('name', sorted(EXACT))
 def test_the_probabilities_of_all_images_sum_to_one(name):
   spec = TOY_SCALES if 'scale' in name else TOY
+  if name == 'residual depth':
+    spec = TOY_DEPTH
   made = worlds.world(EXACT[name], spec, MODEL)
   assert made.order.loss_kind == 'exact'
-  images = jnp.asarray(list(itertools.product(range(4), repeat=4)), jnp.int32)
-  assert images.shape == (256, 4)
+  shape = (256, 4, spec.codes_per_position)
+  tokens = itertools.product(range(spec.vocab), repeat=shape[1] * shape[2])
+  images = jnp.asarray(list(tokens), jnp.int32).reshape(shape)
   keys = worlds.keys(256, same=True)
-  example = made.order.example(made.quantizer, images[..., None], keys)
+  example = made.order.example(made.quantizer, images, keys)
   # Nats per predicted token, as the task averages them.
   nats = jnp.mean(jax.jit(made.nats)(example), axis=1) * 4
   log_total = jax.nn.logsumexp(-nats)

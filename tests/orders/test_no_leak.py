@@ -49,8 +49,10 @@ def jacobians(name):
 
   def by_codebook(table):
     weights = made.quantizer.replace(codebook=table)
-    inputs = order.example(weights, codes, key).inputs
-    logits = made.model.apply({'params': made.params}, label, inputs, **rest)
+    found = order.example(weights, codes, key)
+    logits = made.model.apply(
+      {'params': made.params}, label, found.inputs, sums=found.sums, **rest
+    )
     return jnp.sum(logits[0], axis=(1, 2))
 
   def by_embedding(table):
@@ -94,6 +96,24 @@ def test_logits_see_only_what_the_steps_allow(name):
   when[tokens] = steps[rows]
   # A token is seen where it is predicted later, and nowhere else.
   np.testing.assert_array_equal(seen[rows], steps[rows][:, None] > when[None])
+
+
+def test_the_codes_of_a_position_see_those_before_them():
+  spec = TokenizerSpec(
+    'rq', code_dim=3, vocab=20, scales=((2, 3),), codes_per_position=3
+  )
+  made = worlds.world(OrderSpec('residual'), spec)
+  codes = np.random.default_rng(0).permutation(20)[:18]
+  stacks = jnp.asarray(codes, jnp.int32).reshape(1, 6, 3)
+
+  def by_codebook(table):
+    weights = made.quantizer.replace(codebook=table)
+    example = made.order.example(weights, stacks)
+    return jnp.sum(made.logits(example)[0], axis=2).reshape(18)
+
+  moved = jax.jit(jax.jacobian(by_codebook))(made.quantizer.codebook)
+  seen = np.abs(moved).max(axis=-1)[:, codes] > 1e-7
+  np.testing.assert_array_equal(seen, np.tril(np.ones((18, 18), bool), -1))
 
 
 @pytest.mark.parametrize('attention', ['xla', 'blockwise'])

@@ -1,5 +1,6 @@
 """The sampler under every order: caches, given codes, forward passes."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import worlds
 
+from varjax.errors import ConfigError
 from varjax.models.transformer import Transformer
 from varjax.rng import stream
 from varjax.sampling import edit, loop
@@ -20,7 +22,16 @@ SPEC = TokenizerSpec(code_dim=3, vocab=7, scales=(3,))
 PIXELS = TokenizerSpec(
   'pixel', vocab=256, scales=(2,), ch_mult=(1,), codes_per_position=3
 )
+STACKS = TokenizerSpec(
+  'rq', code_dim=3, vocab=9, scales=(2,), codes_per_position=3
+)
 CACHED = {
+  'residual': (OrderSpec('residual'), STACKS, MODEL),
+  'residual digits': (
+    OrderSpec('residual'),
+    STACKS,
+    dataclasses.replace(MODEL, head_factors=2),
+  ),
   'raster': (OrderSpec('raster'), SPEC, MODEL),
   'raster rotary': (
     OrderSpec('raster'),
@@ -56,7 +67,7 @@ KEY = jax.random.key(0)
 
 
 # Compiled for as long as the others, which show the same parts.
-AGAIN = ('raster', 'permuted pixels', 'separate sets')
+AGAIN = ('raster', 'permuted pixels', 'separate sets', 'residual')
 
 
 @pytest.mark.parametrize(
@@ -81,14 +92,20 @@ def test_cached_steps_are_the_teacher_forced_pass(name):
   known = edit.Known(codes=codes, keep=jnp.asarray(given))
   found = jax.jit(
     functools.partial(
-      loop.run, made.model, made.params, order, None, cfg=0, known=known
+      loop.run,
+      made.model,
+      made.params,
+      order,
+      made.quantizer,
+      cfg=0,
+      known=known,
     )
   )(LABELS, KEY)
   np.testing.assert_array_equal(found.codes[:, given], codes[:, given])
   assert np.any(found.codes != codes)
   assert found.features is None
   keys = jax.vmap(lambda key: stream(key, 'order'))(loop.image_keys(KEY, 3))
-  example = order.example(None, found.codes, keys)
+  example = order.example(made.quantizer, found.codes, keys)
   logits = made.logits(example, LABELS)
   rows = np.asarray(example.weights > 0)
   for image in range(3):
@@ -114,6 +131,37 @@ def test_split_scales_are_generated_as_they_are_trained():
   np.testing.assert_allclose(found.logits[:, numbers], logits, atol=1e-4)
   total = made.quantizer.decode(found.codes)
   np.testing.assert_allclose(found.features, total, atol=1e-5)
+
+
+def test_guidance_of_a_code_reads_the_codes_drawn_before_it():
+  made = worlds.world(OrderSpec('residual'), STACKS, MODEL, scale=0.3)
+  found = jax.jit(
+    functools.partial(
+      loop.run,
+      made.model,
+      made.params,
+      made.order,
+      made.quantizer,
+      cfg=3.0,
+      top_k=4,
+      top_p=0.9,
+    )
+  )(LABELS, KEY)
+  example = made.order.example(made.quantizer, found.codes)
+  with_class = made.logits(example, LABELS)
+  without = made.logits(example, jnp.full(3, MODEL.num_classes))
+  strength = 3.0 * jnp.arange(4)[None, :, None, None] / 3
+  guided = (1 + strength) * with_class - strength * without
+  np.testing.assert_allclose(found.logits, guided, atol=1e-4)
+  # The filters are of each draw.
+  fourth = jnp.sort(found.logits, axis=-1)[..., -4]
+  drawn = jnp.take_along_axis(found.logits, found.codes[..., None], -1)
+  assert bool(jnp.all(drawn[..., 0] >= fourth))
+  with pytest.raises(ConfigError, match='smooth=True'):
+    loop.run(
+      made.model, made.params, made.order, made.quantizer, LABELS, KEY,
+      smooth=True,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope='module')
@@ -152,13 +200,13 @@ def test_masked_decoding_keeps_what_is_known_and_decides_the_rest(masked):
 
 def test_masked_decoding_makes_as_many_passes_as_turns(masked, monkeypatch):
   passes = []
-  read = Transformer.read
+  trunk = Transformer.trunk
 
   def counted(self, *args, **kwargs):
     jax.debug.callback(lambda: passes.append(1))
-    return read(self, *args, **kwargs)
+    return trunk(self, *args, **kwargs)
 
-  monkeypatch.setattr(Transformer, 'read', counted)
+  monkeypatch.setattr(Transformer, 'trunk', counted)
   codes = jnp.ones((3, 9, 1), jnp.int32)
   known = edit.Known(codes=codes, keep=jnp.arange(9) < 2)
   found = jax.jit(

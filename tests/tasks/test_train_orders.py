@@ -18,6 +18,8 @@ SETTINGS = {
     'order.sets': (1, 4, 16),
   },
   'split': {'order.splits': (1, 2, 4)},
+  # One code a position: the depth transformer has a single row.
+  'residual': {'model.depth_layers': 1},
 }  # fmt: skip
 
 

@@ -3,6 +3,8 @@
 Under AdaLN the chunk order of the modulation is scale, shift (official
 `AdaLNBeforeHead`); it reads the class embedding also where the blocks share
 their AdaLN.
+Where an order predicts the codes of a position one after the other, a depth
+transformer comes in between, and one classifier serves all codes.
 Logits are float32.
 """
 
@@ -17,6 +19,8 @@ from jaxtyping import Array, Float
 
 from varjax.models import dense, norm
 from varjax.models.adaln import init_std, split_input
+from varjax.models.block import KeyValue
+from varjax.models.depth import DepthTransformer
 from varjax.params import sub_vocab
 from varjax.spec import ModelSpec
 from varjax.types import Layout
@@ -38,9 +42,11 @@ class Head(nn.Module):
       self.adaln = dense.dense(
         2 * spec.width, std * spec.init_adaln, ('adaln_in', 'adaln')
       )
+    if self.layout.depth_dim:
+      self.depth = DepthTransformer(spec, self.layout)
     self.norm = norm.Norm(spec)
     self.logits = _Classifier(
-      math.prod(self._shape),
+      math.prod(self._shape) // self.layout.rounds,
       std * spec.init_head,
       spec.compute_dtype,
       spec.bias,
@@ -55,15 +61,48 @@ class Head(nn.Module):
     return flat.reshape(-1, 2, self.spec.width)
 
   def __call__(
-    self, x: Float[Array, 'B L D'], modulation: Float[Array, 'B 2 D'] | None
+    self,
+    x: Float[Array, 'B L D'],
+    modulation: Float[Array, 'B 2 D'] | None,
+    sums: Float[Array, 'B L Rm1 C'] | None = None,
   ) -> Float[Array, 'B L R V']:
-    """Normalises, modulates and classifies."""
+    """Normalises, modulates and classifies; `sums` are `Example.sums`."""
+    rows = x.shape[:2]
+    if self.layout.depth_dim:
+      x = self.depth(x, sums)
+    return self._classify(x, modulation).reshape(*rows, *self._shape)
+
+  def step(
+    self,
+    x: Float[Array, 'B L D'],
+    modulation: Float[Array, 'B 2 D'] | None,
+    total: Float[Array, 'B L C'] | None = None,
+    cache: KeyValue | None = None,
+  ) -> tuple[Float[Array, 'B L R V'], KeyValue | None]:
+    """Logits of the codes that can be drawn next at each position.
+
+    Args:
+      x, modulation: as in the call.
+      total: sum of the code vectors drawn so far; None before the first.
+      cache: what the call for the code before returned.
+
+    Returns:
+      Logits of all codes of a position; of one where the layout has more
+      than one round. And what the next round takes as `cache`.
+    """
+    rows = x.shape[:2]
+    if self.layout.depth_dim:
+      x, cache = self.depth.step(x, total, cache)
+    count, values = self._shape
+    shape = count // self.layout.rounds, values
+    return self._classify(x, modulation).reshape(*rows, *shape), cache
+
+  def _classify(
+    self, x: Float[Array, 'B L D'], modulation: Float[Array, 'B 2 D'] | None
+  ) -> Float[Array, 'B L F']:
     if modulation is None:
-      x = self.norm(x)
-    else:
-      x = self.norm(x, modulation[:, 0], modulation[:, 1])
-    logits = self.logits(x)
-    return logits.reshape(*logits.shape[:2], *self._shape)
+      return self.logits(self.norm(x))
+    return self.logits(self.norm(x, modulation[:, 0], modulation[:, 1]))
 
   @property
   def _shape(self) -> tuple[int, int]:

@@ -8,7 +8,7 @@ scanned and unrolled blocks: block weights have a leading 'layers' axis.
   adaln/    kernel, bias (own: per layer; shared: one, and a table gss)
   blocks/   attention/{qkv, q_bias, v_bias, scale, proj}, mlp/{fc1, fc2},
             norm1, norm2 (without AdaLN)
-  head/     adaln or norm, logits
+  head/     adaln or norm, logits, depth (where the order has it)
 """
 
 from __future__ import annotations
@@ -23,19 +23,15 @@ from jaxtyping import Array, Float, Int
 import numpy as np
 
 from varjax import errors
-from varjax.models import attention, maps, rotary
+from varjax.models import attention, rotary
 from varjax.models.adaln import BlockModulation
-from varjax.models.block import Block
+from varjax.models.block import KeyValue
 from varjax.models.cache import Cache
 from varjax.models.embed import Embed
 from varjax.models.head import Head
+from varjax.models.stack import stacked
 from varjax.spec import ModelSpec
 from varjax.types import Layout
-
-REMAT_POLICIES = {
-  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-  'full': jax.checkpoint_policies.nothing_saveable,
-}
 
 
 @flax.struct.dataclass
@@ -64,7 +60,7 @@ class Transformer(nn.Module):
     self.embed = Embed(spec, self.layout)
     if spec.norm == 'adaln':
       self.adaln = BlockModulation(spec)
-    self.blocks = _stacked(spec)(spec)
+    self.blocks = stacked(spec)(spec)
     self.head = Head(spec, self.layout)
 
   def __call__(
@@ -75,6 +71,7 @@ class Transformer(nn.Module):
     steps: Int[Array, '#B L'] | None = None,
     train: bool = False,
     origins: Int[Array, '#B LminusS'] | None = None,
+    sums: Float[Array, 'B L Rm1 C'] | None = None,
   ) -> Float[Array, 'B L R V']:
     """Teacher-forced logits.
 
@@ -87,6 +84,7 @@ class Transformer(nn.Module):
         read where the layout has no static blocks.
       train: stochastic depth, with the rng stream 'drop_path'.
       origins: `Example.origins`.
+      sums: `Example.sums`.
 
     Returns:
       float32 logits.
@@ -96,20 +94,8 @@ class Transformer(nn.Module):
         static blocks and no steps are given.
     """
     condition = self.condition(labels)
-    return self.read(condition, inputs, positions, steps, train, origins)
-
-  def read(
-    self,
-    condition: Condition,
-    inputs: jax.Array,
-    positions: Int[Array, '#B L'] | None = None,
-    steps: Int[Array, '#B L'] | None = None,
-    train: bool = False,
-    origins: Int[Array, '#B LminusS'] | None = None,
-  ) -> Float[Array, 'B L R V']:
-    """The call, for a condition that is at hand."""
     x = self.trunk(condition, inputs, positions, steps, train, origins)
-    return self.head(x, condition.head)
+    return self.head(x, condition.head, sums)
 
   def condition(self, labels: Int[Array, ' B']) -> Condition:
     """Embeds labels and computes every modulation vector, once."""
@@ -156,8 +142,8 @@ class Transformer(nn.Module):
     positions: Int[Array, '#B T'] | None = None,
     origins: Int[Array, '#B TminusS'] | None = None,
     like: int | None = None,
-  ) -> tuple[Float[Array, 'B T R V'], Cache]:
-    """Logits of one step, reading earlier steps from the cache.
+  ) -> tuple[Float[Array, 'B T D'], Cache]:
+    """Hidden states of one step, reading earlier steps from the cache.
 
     Args:
       condition: of `condition(labels)`.
@@ -170,7 +156,7 @@ class Transformer(nn.Module):
       like: static index of a block of the same size, for a traced step.
 
     Returns:
-      float32 logits, and the cache with this step in it.
+      As `trunk`, and the cache with this step in it.
 
     Raises:
       ConfigError: if the layout has no static blocks.
@@ -196,7 +182,21 @@ class Transformer(nn.Module):
     x, new = self._run(
       x, condition, prefix, None, None, False, True, turns, visible
     )
-    return self.head(x, condition.head), cache.write(new, offset)
+    return x, cache.write(new, offset)
+
+  def classify(
+    self,
+    condition: Condition,
+    hidden: Float[Array, 'B T D'],
+    total: Float[Array, 'B T C'] | None = None,
+    cache: KeyValue | None = None,
+  ) -> tuple[Float[Array, 'B T R V'], KeyValue | None]:
+    """Logits of the codes that are drawn next at each position.
+
+    All of a position's codes, or one after the other where the layout has
+    `rounds`; see `head.Head.step`.
+    """
+    return self.head.step(hidden, condition.head, total, cache)
 
   def _run(
     self,
@@ -238,32 +238,3 @@ class Transformer(nn.Module):
         f'this order end at {ends}'
       )
     return sizes[: ends.index(length) + 1]
-
-
-def _stacked(spec: ModelSpec) -> type[Block]:
-  """`Block` scanned over depth, with rematerialisation inside."""
-  block = Block
-  if spec.remat != 'none':
-    if spec.remat not in REMAT_POLICIES:
-      raise errors.ConfigError(
-        f'model.remat={spec.remat!r}: must be one of none, '
-        f'{", ".join(REMAT_POLICIES)}'
-      )
-    block = nn.remat(
-      block,
-      policy=REMAT_POLICIES[spec.remat],
-      # Inside a scan nothing can merge forward and recomputed products.
-      prevent_cse=not spec.scan,
-      static_argnums=(6, 7, 8),
-    )
-  everywhere = nn.broadcast
-  return nn.scan(
-    block,
-    variable_axes={'params': 0, maps.COLLECTION: 0},
-    split_rngs={'params': True, 'drop_path': True},
-    in_axes=(0, 0, 0, *(everywhere,) * 6),
-    length=spec.depth,
-    # Unrolling keeps the stacked weights, so checkpoints are interchangeable.
-    unroll=1 if spec.scan else spec.depth,
-    metadata_params={nn.PARTITION_NAME: 'layers'},
-  )

@@ -7,6 +7,7 @@ from varjax.orders.base import Order
 from varjax.orders.masked import MaskedOrder
 from varjax.orders.permuted import PermutedOrder
 from varjax.orders.raster import RasterOrder
+from varjax.orders.residual import ResidualOrder
 from varjax.orders.scale import ScaleOrder
 from varjax.orders.setwise import SetwiseOrder
 from varjax.orders.split import SplitOrder
@@ -20,6 +21,7 @@ ORDERS = {
   'setwise': SetwiseOrder,
   'split': SplitOrder,
   'masked': MaskedOrder,
+  'residual': ResidualOrder,
 }
 
 
@@ -61,4 +63,5 @@ def sequence_of(order: OrderSpec, tokenizer: TokenizerSpec) -> Sequence:
     num_origins=layout.num_origins,
     tokens=layout.tokens,
     targets_per_position=layout.targets_per_position,
+    depth_dim=layout.depth_dim,
   )

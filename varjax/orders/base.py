@@ -94,7 +94,10 @@ class Order(Protocol):
     ...
 
   def embed(self, quantizer: PyTree, codes: jax.Array) -> jax.Array:
-    """Chosen codes [B, A, R] as features [B, A, C], if the order has them."""
+    """Chosen codes [B, A, R] as features [B, A, C], if the order has them.
+
+    Where the layout has several rounds, also the first few of the R codes.
+    """
     ...
 
   def advance(

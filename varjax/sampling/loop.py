@@ -126,6 +126,11 @@ def run(
       f'smooth=True: mixes whole codes, but model.head_factors={factors} '
       'predicts sub-tokens'
     )
+  if smooth and layout.rounds > 1:
+    raise errors.ConfigError(
+      'smooth=True: mixes codes of which a position has one, not '
+      f'{layout.rounds} that are drawn one after the other'
+    )
   batch = labels.shape[0]
   keys = image_keys(rng, batch)
   nobody = model.spec.num_classes
@@ -141,19 +146,29 @@ def run(
     state, cache = carry
     ratio = logits_lib.ratio(step, order.turns)
     turn = order.turn(state, step, like)
-    logits, cache = reader(turn, cache, step, like)
-    if guided:
-      logits = logits_lib.guide(logits[:batch], logits[batch:], cfg * ratio)
-    filtered = logits_lib.top_p(logits_lib.top_k(logits, top_k), top_p)
+    hidden, cache = reader(turn, cache, step, like)
     step_keys = jax.vmap(functools.partial(_step_keys, step=step))(keys)
-    drawn = _draw(filtered, step_keys[:, 0], greedy=top_k == 1)
-    chosen = factors_lib.join(drawn, layout.vocab, factors)
-    targets = jnp.broadcast_to(turn.targets, drawn.shape[:2])
+    targets = jnp.broadcast_to(turn.targets, (batch, turn.targets.shape[1]))
     if given is not None:
       keep = jnp.take_along_axis(given.keep, targets, axis=1)[..., None]
       there = jnp.take_along_axis(given.codes, targets[..., None], axis=1)
-      chosen = jnp.where(keep, there, chosen)
-    features = order.embed(quantizer, chosen)
+    features = stack = None
+    rounds = []
+    for index, draw_keys in enumerate(_round_keys(step_keys, layout.rounds)):
+      logits, stack = reader.classify(hidden, features, stack)
+      if guided:
+        logits = logits_lib.guide(logits[:batch], logits[batch:], cfg * ratio)
+      filtered = logits_lib.top_p(logits_lib.top_k(logits, top_k), top_p)
+      drawn = _draw(filtered, draw_keys, greedy=top_k == 1)
+      chosen = factors_lib.join(drawn, layout.vocab, factors)
+      if given is not None:
+        codes = slice(index, index + chosen.shape[2])
+        chosen = jnp.where(keep, there[..., codes], chosen)
+      rounds.append((chosen, drawn, logits))
+      chosen, drawn, logits = (
+        jnp.concatenate(parts, 2) for parts in zip(*rounds, strict=True)
+      )
+      features = order.embed(quantizer, chosen)
     if smooth:
       if gumbel is None:
         noise = _gumbel(step_keys[:, 1], filtered.shape[1::2])
@@ -217,12 +232,12 @@ class _Reader:
     return cache_lib.empty(self._spec, self._rows, positions)
 
   def __call__(self, turn, cache, step, like):
-    """Logits [B, A, R, V] of the rows that ask, and the cache."""
+    """Hidden states [B, A, D] of the rows that ask, and the cache."""
     inputs, positions, origins = (
       self._twice(x) for x in (turn.inputs, turn.positions, turn.origins)
     )
     if self._order.cached:
-      logits, cache = self._apply(
+      hidden, cache = self._apply(
         self._condition,
         inputs,
         cache,
@@ -233,11 +248,17 @@ class _Reader:
         method='decode',
       )
     else:
-      logits = self._apply(
-        self._condition, inputs, positions, origins=origins, method='read'
+      hidden = self._apply(
+        self._condition, inputs, positions, origins=origins, method='trunk'
       )
     stop = turn.first + turn.targets.shape[1]
-    return logits[:, turn.first : stop], cache
+    return hidden[:, turn.first : stop], cache
+
+  def classify(self, hidden, features, stack):
+    """Logits [B, A, R, V] of one round, and what the next one takes."""
+    return self._apply(
+      self._condition, hidden, self._twice(features), stack, method='classify'
+    )
 
   def _twice(self, x: jax.Array | None) -> jax.Array | None:
     """For the guided and the unguided half of the batch."""
@@ -301,6 +322,15 @@ def image_keys(rng: jax.Array, batch: int) -> jax.Array:
 def _step_keys(key: jax.Array, step: int) -> jax.Array:
   """The keys [2] of an image's draw and of its noise at one step."""
   return jax.random.split(jax.random.fold_in(key, step))
+
+
+def _round_keys(step_keys: jax.Array, rounds: int) -> list[jax.Array]:
+  """Keys [B] for every round of draws at one step."""
+  first = step_keys[:, 0]
+  if rounds == 1:
+    return [first]
+  folded = jax.vmap(lambda key: jax.random.split(key, rounds))(first)
+  return [folded[:, index] for index in range(rounds)]
 
 
 def _draw(

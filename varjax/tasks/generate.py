@@ -79,8 +79,12 @@ class GenerateTask:
     steps = jnp.zeros((1, layout.positions), jnp.int32)
     origins = jnp.zeros((1, rows), jnp.int32) if layout.num_origins else None
     label = jnp.zeros((1,), jnp.int32)
+    sums = None
+    if layout.depth_dim:
+      shape = (1, layout.positions, layout.rounds - 1, layout.depth_dim)
+      sums = jnp.zeros(shape, jnp.float32)
     variables = self.model.init(
-      {'params': rng}, label, inputs, steps=steps, origins=origins
+      {'params': rng}, label, inputs, steps=steps, origins=origins, sums=sums
     )
     state = {}
     if self.run.progressive.share:
@@ -213,7 +217,9 @@ class GenerateTask:
       weights=example.weights[:, :stop] * weights[None],
       positions=example.positions[:, :stop],
       steps=example.steps[:, :stop],
-      origins=example.origins,  # Orders with origins have no stages.
+      # Orders with origins or sums have no stages.
+      origins=example.origins,
+      sums=example.sums,
     )
 
   def _codes(self, frozen: PyTree, batch: Batch) -> tuple[PyTree, Codes]:
@@ -253,6 +259,7 @@ class GenerateTask:
       example.steps,
       train=drop_path is not None,
       origins=example.origins,
+      sums=example.sums,
       rngs={} if drop_path is None else {'drop_path': drop_path},
     )
 

@@ -1,0 +1,51 @@
+"""Blocks of one shape as one module: scanned over depth, or unrolled."""
+
+from __future__ import annotations
+
+from flax import linen as nn
+import jax
+
+from varjax import errors
+from varjax.models import maps
+from varjax.models.block import Block
+from varjax.spec import ModelSpec
+
+REMAT_POLICIES = {
+  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'full': jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def stacked(spec: ModelSpec) -> type[Block]:
+  """`Block` scanned over depth, with rematerialisation inside.
+
+  Its weights, modulation, rates and prefix have a leading 'layers' axis.
+
+  Raises:
+    ConfigError: an unknown `remat`.
+  """
+  block = Block
+  if spec.remat != 'none':
+    if spec.remat not in REMAT_POLICIES:
+      raise errors.ConfigError(
+        f'model.remat={spec.remat!r}: must be one of none, '
+        f'{", ".join(REMAT_POLICIES)}'
+      )
+    block = nn.remat(
+      block,
+      policy=REMAT_POLICIES[spec.remat],
+      # Inside a scan nothing can merge forward and recomputed products.
+      prevent_cse=not spec.scan,
+      static_argnums=(6, 7, 8),
+    )
+  everywhere = nn.broadcast
+  return nn.scan(
+    block,
+    variable_axes={'params': 0, maps.COLLECTION: 0},
+    split_rngs={'params': True, 'drop_path': True},
+    in_axes=(0, 0, 0, *(everywhere,) * 6),
+    length=spec.depth,
+    # Unrolling keeps the stacked weights, so checkpoints are interchangeable.
+    unroll=1 if spec.scan else spec.depth,
+    metadata_params={nn.PARTITION_NAME: 'layers'},
+  )
