@@ -2,6 +2,7 @@
 
 from varjax import topology
 from varjax.aot.compiled import Compiled, Traffic
+from varjax.aot.parts import Part
 from varjax.spec import MeshSpec, ModelSpec, RunSpec
 
 GIB = 2**30
@@ -23,6 +24,7 @@ def compiled(used, limit=15.75 * GIB, sent=0.0):
     memory=None,
     collectives={'all-gather': Traffic(1, int(sent), sent)},
     hbm_bytes=sent,
+    parts=(Part('forward', 'blocks/mlp/fc1', 'product', sent, 16),),
     bounded=True,
     refusal='' if used <= limit else 'RESOURCE_EXHAUSTED: hbm.',
     seconds=1.0,

@@ -27,7 +27,7 @@ from varjax.workdir import write_json
 _LOWERING = ('sharding.py', 'aot/abstract.py')
 _READING = ('hlo.py', 'collectives.py', 'replica_groups.py',
             'aot/refusal.py', 'aot/traffic.py', 'aot/compiler.py',
-            'aot/cuda.py')  # fmt: skip
+            'aot/cuda.py', 'aot/parts.py')  # fmt: skip
 # Names, places, and numbers that are constants of the program.
 _SHAPES_NOTHING = (
   'name', 'role', 'seed', 'total', 'eval_batch_size', 'tokenizer_dir',

@@ -11,8 +11,9 @@ import dataclasses
 from typing import Any
 
 from varjax import errors
+from varjax.aot.parts import Part
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Compiled:
     memory: None where it does not fit.
     collectives: by kind; empty where it does not fit.
     hbm_bytes: that one device moves in one update; 0 where it does not fit.
+    parts: of the model, by the bytes they move; empty where it does not fit.
     bounded: False where a loop's trips are not known and count as one.
     refusal: what the compiler said, '' where it fits.
     seconds: wall time of compiling.
@@ -75,6 +77,7 @@ class Compiled:
   memory: Memory | None
   collectives: dict[str, Traffic]
   hbm_bytes: float
+  parts: tuple[Part, ...]
   bounded: bool
   refusal: str
   seconds: float
@@ -110,6 +113,7 @@ def from_json(values: Mapping[str, Any], where: str) -> Compiled:
     fields['collectives'] = {
       kind: Traffic(**one) for kind, one in fields['collectives'].items()
     }
+    fields['parts'] = tuple(Part(**one) for one in fields['parts'])
     return Compiled(**fields)
   except (KeyError, TypeError, ValueError, AttributeError) as error:
     raise errors.RecordError(

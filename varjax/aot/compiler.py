@@ -12,7 +12,7 @@ import jax
 from jax.sharding import Mesh
 
 from varjax import collectives, errors, schedule, sharding
-from varjax.aot import abstract, cache, refusal, target, traffic
+from varjax.aot import abstract, cache, parts, refusal, target
 from varjax.aot.compiled import Compiled, Memory, Traffic
 from varjax.spec import RunSpec
 from varjax.step import COMPILER_OPTIONS, Program
@@ -92,7 +92,7 @@ def compile_lowered(lowered: jax.stages.Lowered, slice_: Topology) -> Compiled:
     sizes = refusal.OutOfHbm(stats.peak_memory_in_bytes, limit, partial=False)
     return _unfit(sizes, compiler.TOO_LARGE, seconds, versions)
   text = program.as_text()
-  found = collectives.parse(text)
+  found, listed = collectives.parse(text), parts.parts(text)
   memory = Memory(
     arguments=stats.argument_size_in_bytes,
     outputs=stats.output_size_in_bytes,
@@ -111,7 +111,8 @@ def compile_lowered(lowered: jax.stages.Lowered, slice_: Topology) -> Compiled:
       kind: Traffic(one.count, one.bytes, one.wire_bytes)
       for kind, one in collectives.totals(found).items()
     },
-    hbm_bytes=traffic.hbm_bytes(text),
+    hbm_bytes=sum(part.bytes for part in listed),
+    parts=listed,
     bounded=all(one.bounded for one in found),
     refusal='',
     seconds=seconds,
@@ -144,6 +145,7 @@ def _unfit(
     memory=None,
     collectives={},
     hbm_bytes=0.0,
+    parts=(),
     bounded=True,
     refusal=message,
     seconds=seconds,

@@ -10,6 +10,7 @@ it, and nothing is known of caches. No JAX in here.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 import dataclasses
 
 from varjax import collectives, hlo
@@ -25,8 +26,29 @@ _FREE = frozenset(
 _SLICES = ('dynamic-slice', 'slice', 'gather')
 
 
+@dataclasses.dataclass(frozen=True)
+class Move:
+  """An instruction that moves data, `trips` times; `bytes` in all."""
+
+  line: hlo.Instruction
+  trips: int
+  bytes: float
+
+
 def hbm_bytes(text: str) -> float:
   """Bytes that one device reads and writes in one call of a program.
+
+  Args:
+    text: of an optimised module.
+
+  Raises:
+    ConfigError: the text is not one.
+  """
+  return sum(move.bytes for move in moves(text))
+
+
+def moves(text: str) -> Iterator[Move]:
+  """What reads or writes memory in one call of a program.
 
   Args:
     text: of an optimised module.
@@ -38,13 +60,12 @@ def hbm_bytes(text: str) -> float:
   scopes = {
     name: _Scope.of(lines) for name, lines in module.computations.items()
   }
-  total = 0.0
   for visit in module.walk():
     # The first half of an asynchronous pair has the operands and results.
     if visit.line.opcode in _FREE or visit.line.opcode.endswith('-done'):
       continue
-    total += visit.trips * _moved(visit.line, scopes[visit.computation], scopes)
-  return total
+    once = _moved(visit.line, scopes[visit.computation], scopes)
+    yield Move(visit.line, visit.trips, visit.trips * once)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@
   varjax aot --config experiments/var_imagenet256.py:size=d30 \
     --topology v5e:4x4 --search
   varjax aot --config experiments/var_imagenet256.py:size=d30 \
-    --topology h100:1 --config.batch_size=32
+    --topology h100:1 --config.batch_size=32 --parts
 
 No TPU or GPU, no data and no trained tokenizer are needed, only the extra
 `tpu` (a compile takes minutes) or `cuda` (seconds). Results are kept by
@@ -23,7 +23,7 @@ import pathlib
 import sys
 
 from varjax import errors, topology
-from varjax.aot import cache, search, target
+from varjax.aot import cache, parts, search, target
 from varjax.aot import report as reports
 from varjax.aot.compiled import Compiled
 from varjax.params import scale_sequence
@@ -55,6 +55,8 @@ def main(argv: list[str]) -> int:
   result = ask(run, slice_)
   report = reports.describe(run, slice_, result)
   print(reports.to_text(report))
+  if args.parts and result.fits:
+    print(f'\n{parts.table(result.parts)}')
   if args.json:
     _write(args.json, reports.to_json(report))
   if not result.fits:
@@ -169,6 +171,12 @@ def _parser() -> argparse.ArgumentParser:
   )
   add(
     '--tries', type=int, default=4, help='programs that --search compiles (4)'
+  )
+  add(
+    '--parts',
+    action='store_true',
+    help='list which parts of the model move how many bytes in how many '
+    'kernels: a profile without the device',
   )
   add('--json', help='file for the report, or the list of reports')
   return parser

@@ -1,0 +1,82 @@
+"""The profile of a compiled update, from its text and from a real one."""
+
+import pathlib
+
+import pytest
+import tiny
+
+from varjax import sharding, topology
+from varjax.aot import compiler, parts, traffic
+from varjax.aot.parts import Part
+from varjax.spec import MeshSpec
+
+NOWHERE = pathlib.Path('nowhere')
+
+FORWARD = 'jit(update)/jvp(Transformer)/while/body'
+BACKWARD = 'jit(update)/transpose(jvp(Transformer))'
+AGAIN = f'{BACKWARD}/while/body/checkpoint/rematted_computation'
+
+
+def _line(name, opcode, operands, path, dtype='bf16'):
+  return (
+    f'  %{name} = {dtype}[64,64]{{1,0}} {opcode}({operands}), '
+    f'metadata={{op_name="{path}"}}'
+  )
+
+
+TEXT = '\n'.join(
+  (
+    'HloModule jit_update',
+    '',
+    'ENTRY %main (x: bf16[64,64], w: bf16[64,64]) -> f32[64,64] {',
+    '  %x = bf16[64,64]{1,0} parameter(0)',
+    '  %w = bf16[64,64]{1,0} parameter(1)',
+    _line(
+      'p', 'custom-call', '%x, %w', f'{FORWARD}/blocks/mlp/fc1/ab,bc->ac/d'
+    ),
+    _line('g', 'negate', '%p', f'{FORWARD}/blocks/mlp/mul'),
+    _line('r', 'negate', '%g', f'{AGAIN}/blocks/attention/attention._unit/mul'),
+    _line('b', 'negate', '%r', f'{BACKWARD}/head/logits/reduce_sum'),
+    _line('s', 'negate', '%b', f'{FORWARD}/jit(index)/dynamic_update_slice'),
+    _line('u', 'negate', '%s', 'jit(update)/add', 'f32'),
+    '  ROOT %v = f32[64,64]{1,0} copy(%u)',
+    '}',
+  )
+)
+
+
+def test_paths_say_which_part_and_which_pass():
+  once = 2 * 64 * 64
+  assert set(parts.parts(TEXT)) == {
+    Part('forward', 'blocks/mlp/fc1', 'product', 3 * once, 1),
+    Part('forward', 'blocks/mlp', 'element-wise', 2 * once, 1),
+    Part('recompute', 'blocks/attention/unit', 'element-wise', 2 * once, 1),
+    Part('backward', 'head/logits', 'element-wise', 2 * once, 1),
+    Part('forward', 'scan', 'element-wise', 2 * once, 1),
+    Part('update', 'other', 'element-wise', 3 * once + 4 * once, 2),
+  }  # fmt: skip
+  sizes = [part.bytes for part in parts.parts(TEXT)]
+  assert sizes == sorted(sizes, reverse=True)
+  assert sum(sizes) == traffic.hbm_bytes(TEXT)
+
+
+def test_the_table_sums_up_what_it_does_not_list():
+  text = parts.table(parts.parts(TEXT), most=2)
+  assert text.splitlines()[1].split()[:2] == ['update', 'other']
+  assert '4 more' in text.splitlines()[-1]
+  shares = [float(line.split(' %')[0].split()[-1])
+            for line in text.splitlines()[1:]]  # fmt: skip
+  assert sum(shares) == pytest.approx(100, abs=0.2)
+
+
+def test_a_real_update_has_every_part():
+  run = tiny.var_run(NOWHERE, NOWHERE, NOWHERE, **{'model.remat': 'full'})
+  lowered = compiler.lower(run, sharding.make_mesh(MeshSpec(-1, 1, 1)))
+  found = compiler.compile_lowered(lowered, topology.parse('v5e:2x4'))
+  seen = {(part.step, part.place) for part in found.parts}
+  for step in ('forward', 'recompute', 'backward'):
+    places = ' '.join(place for one, place in seen if one == step)
+    assert 'blocks/attention' in places, step
+    assert 'blocks/mlp' in places, step
+  assert any(step == 'update' for step, _ in seen)
+  assert found.hbm_bytes == sum(part.bytes for part in found.parts)
