@@ -82,7 +82,7 @@ def test_bad_override_names_the_key(key, value, said):
     ({'total.steps': 5, 'total.images': 5}, 'set exactly one of'),
     ({'task': 'classify'}, 'must be one of reconstruct, generate'),
     ({'role': 'test'}, 'must be one of fit, holdout, debug'),
-    ({'model.remat': 'some'}, 'must be one of none, dots, full'),
+    ({'model.remat': 'some'}, 'must be one of none, light, dots'),
     ({'batch_size': 0}, 'at least 1'),
     ({'checkpoint.frac': 1.5}, 'frac <= 1'),
   ],

@@ -115,7 +115,7 @@ def test_out_of_memory_names_what_would_help(world, tmp_path, monkeypatch):
   with pytest.raises(errors.DoesNotFit) as caught:
     tiny.run_to_end(runs.small_run(world), tmp_path / 'run')
   said = str(caught.value)
-  for key in ('model.remat=dots', 'optim.accumulate=2', 'mesh.fsdp=-1',
+  for key in ('model.remat=light', 'optim.accumulate=2', 'mesh.fsdp=-1',
               'batch_size=4'):  # fmt: skip
     assert f'--config.{key}' in said
   assert '\n' not in said

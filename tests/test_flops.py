@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from varjax import errors, flops
+from varjax import errors, flops, memory
 from varjax.spec import ModelSpec, TokenizerSpec
 
 # Instantiated official models, 256px, 1000 classes (VAR section 4c).
@@ -127,7 +127,7 @@ def test_raster_sequence_sees_half_the_square():
 
 def test_remat_is_hardware_work_and_never_model_work():
   tokenizer = TokenizerSpec()
-  models = {r: _var(8, remat=r) for r in ('none', 'dots', 'full')}
+  models = {r: _var(8, remat=r) for r in memory.REMAT}
   model_flops = {
     flops.train_flops_per_image(m, tokenizer).total for m in models.values()
   }
@@ -138,9 +138,12 @@ def test_remat_is_hardware_work_and_never_model_work():
   }
   forward = flops.forward_flops_per_image(models['none'], tokenizer)
   assert hardware['none'] == model_flops.pop()
+  assert hardware['light'] == hardware['none']
   assert hardware['dots'] - hardware['none'] == forward.attention
+  # One third of the twelve w^2 of a block.
+  assert hardware['slim'] - hardware['none'] == forward.linear // 3
   assert hardware['full'] - hardware['none'] == forward.body
-  with pytest.raises(errors.ConfigError, match='none, dots, full'):
+  with pytest.raises(errors.ConfigError, match='none, light, dots'):
     flops.hardware_train_flops_per_image(_var(8, remat='some'), tokenizer)
 
 

@@ -63,9 +63,11 @@ def remedies(run: specs.RunSpec) -> list[str]:
   """What would lower the memory of a run, cheapest first."""
   found = []
   if run.task == 'generate':
-    stronger = {'none': 'dots', 'dots': 'full'}.get(run.model.remat)
-    if stronger:
-      found.append(f'--config.model.remat={stronger}')
+    stronger = {'none': 'light', 'light': 'slim', 'dots': 'slim'}
+    if run.model.remat != 'full':
+      found.append(
+        f'--config.model.remat={stronger.get(run.model.remat, "full")}'
+      )
   if run.optim.accumulate < run.batch_size:
     found.append(f'--config.optim.accumulate={2 * run.optim.accumulate}')
   if run.mesh.fsdp != -1:

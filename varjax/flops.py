@@ -17,6 +17,7 @@ from varjax.params import (
   ParameterCounts,
   Sequence,
   head_outputs,
+  hidden_width,
   mlp_products,
   parameter_counts,
   sequence_of,
@@ -164,8 +165,9 @@ def hardware_train_flops_per_image(
 
   Args:
     model: the transformer; `remat` decides what is computed twice: with
-      'full' the whole block, with 'dots' only the products inside
-      attention, which no policy keeps.
+      'full' the whole block, with 'dots' the products inside attention,
+      with 'slim' the first product of the MLP. 'light' repeats no product
+      where the attention kernel names what it needs (`models.remat`).
     codes: the tokenizer, or the sequence of any order.
     skips_masked: the attention kernel skips masked pairs.
 
@@ -174,7 +176,15 @@ def hardware_train_flops_per_image(
   """
   sequence = sequence_of(codes)
   forward = _forward(model, sequence, masked=not skips_masked)
-  again = {'none': 0, 'dots': forward.attention, 'full': forward.body}
+  hidden = model.width * hidden_width(model)
+  hidden *= 2 if model.mlp == 'swiglu' else 1
+  again = {
+    'none': 0,
+    'light': 0,
+    'dots': forward.attention,
+    'slim': 2 * model.depth * sequence.positions * hidden,
+    'full': forward.body,
+  }
   if model.remat not in again:
     raise errors.ConfigError(
       f'model.remat={model.remat!r}: must be one of {", ".join(again)}'

@@ -23,7 +23,7 @@ from varjax.params import (
   parameter_counts,
   scale_sequence,
 )
-from varjax.spec import MeshSpec, RunSpec
+from varjax.spec import MeshSpec, ModelSpec, RunSpec
 from varjax.tokenizer_costs import (
   decoder_layers,
   encoder_layers,
@@ -32,9 +32,15 @@ from varjax.tokenizer_costs import (
 
 _FLOAT32 = 4
 _BYTES = {'float32': 4, 'bfloat16': 2}
-# Of a block that is computed again; the TPU compiler's peaks of d16 to d36
-# on v5e, v5p and v6e agree with it (docs/pods.md).
-_ALIVE = 0.6
+# Policies of `model.remat`, from those that keep most to those that repeat
+# most.
+REMAT = ('none', 'light', 'dots', 'slim', 'full')
+# Of what autodiff alone would keep of a block, alive while the block is
+# computed again; the TPU compiler's peaks of d16 to d36 on v5e, v5p and v6e
+# agree with it (docs/pods.md).
+_ALIVE = 0.9
+# Of a device's memory that `choose_remat` fills by the estimate.
+_FILLED = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +52,8 @@ class MemoryEstimate:
     average: moving average of the weights, where the run keeps one.
     moments: first and second moment of AdamW.
     gradients: in float32, with the accumulator where there is one.
-    compute_copy: weights cast to the compute type.
+    compute_copy: weights cast to the compute type; a block that is computed
+      again casts its own again.
     gathered: the AdaLN projection of all blocks, whole on every device.
     frozen: the tokenizer, where images are encoded on the fly.
     activations: what the forward pass keeps for the backward pass.
@@ -116,15 +123,22 @@ def memory_estimate(
     sequence = sequence or scale_sequence(run)
     weights = _weights(run, sequence, fsdp, tensor)
     compute = _BYTES[run.model.compute_dtype]
-    copy = 0 if compute == _FLOAT32 else compute * weights
+    cast = weights
+    if run.model.remat != 'none':
+      linear = parameter_counts(run.model, sequence).linear
+      cast -= (
+        linear * (run.model.depth - 1) // run.model.depth // (fsdp * tensor)
+      )
+    copy = 0 if compute == _FLOAT32 else compute * cast
     rows = images * sequence.positions
-    kept, again = _block_activations(run, tensor)
-    activations, block = rows * kept, rows * again
+    kept, again = kept_bytes(run.model, tensor), _again(run.model, tensor)
+    activations = rows * run.model.depth * kept
+    block = round(rows * again)
     if sequence.depth_dim:
-      depth = dataclasses.replace(run, model=depth_spec(run.model))
-      kept, again = _block_activations(depth, tensor)
+      depth = depth_spec(run.model)
       codes = rows * sequence.targets_per_position
-      activations, block = activations + codes * kept, max(block, codes * again)
+      activations += codes * depth.depth * kept_bytes(depth, tensor)
+      block = max(block, round(codes * _again(depth, tensor)))
     projection = parameter_counts(run.model, sequence).adaln
     gathered = compute * projection if fsdp > 1 else 0
     values = head_outputs(run.model, sequence)
@@ -149,6 +163,91 @@ def memory_estimate(
   )
 
 
+def kept_bytes(model: ModelSpec, tensor: int = 1) -> int:
+  """Bytes of a position that one block keeps for its backward pass.
+
+  Exact: a test counts what autodiff keeps. Attention is taken to be a fused
+  kernel that keeps its inputs, its output and one float32 number a row and
+  head, so no [L, L] logits are kept. Further kept are the input of every
+  product, the outputs that AdaLN gates, and for each normalisation float32
+  statistics of its row.
+
+  Args:
+    model: its remat policy, types and variants are what count.
+    tensor: devices over which heads and MLP are cut.
+
+  Raises:
+    ConfigError: there is no such policy.
+  """
+  if model.remat not in REMAT:
+    raise errors.ConfigError(
+      f'model.remat={model.remat!r}: must be one of {", ".join(REMAT)}'
+    )
+  d, m, c = model.width, hidden_width(model), _BYTES[model.compute_dtype]
+  hidden = (2 if model.mlp == 'swiglu' else 1) * m * c
+  gated = d * c * (model.norm == 'adaln')  # An output of either branch.
+  stream = d * c
+  # The projection is needed to find the stream between the two branches.
+  outputs = d * c + gated
+  qkv, attended = 3 * d * c, d * c + model.heads * _FLOAT32
+  if model.remat == 'full':
+    return stream
+  if model.remat == 'slim':
+    return stream + outputs + (qkv + attended) // tensor
+  if model.remat == 'dots':
+    return stream + outputs + (qkv + hidden) // tensor
+  if model.remat == 'light':
+    return stream + outputs + (qkv + attended + hidden) // tensor
+  statistics = 1 if model.norm == 'rmsnorm' else 2
+  norms = 2 * (d * c + statistics * _FLOAT32)
+  if model.l2_norm:
+    qkv += 2 * (d * c + model.heads * _FLOAT32)
+  inner = qkv + attended + hidden + m * c
+  return 2 * stream + norms + 2 * gated + inner // tensor
+
+
+def choose_remat(
+  run: RunSpec,
+  devices: int | None,
+  memory_bytes: float | None,
+  sequence: Sequence | None = None,
+) -> RunSpec:
+  """The run with `model.remat='auto'` replaced; any other is left alone.
+
+  The policy that repeats least among those whose estimate leaves a tenth of
+  the memory free.
+
+  Args:
+    run: its mesh, batch, optimiser and types are what count.
+    devices: over all hosts.
+    memory_bytes: of one device; None where nobody knows.
+    sequence: of the run's order; only next-scale needs none.
+
+  Raises:
+    ConfigError: the memory is not known, or no policy fits.
+  """
+  if run.task == 'reconstruct' or run.model.remat != 'auto':
+    return run
+  if memory_bytes is None:
+    raise errors.ConfigError(
+      'model.remat=auto: the memory of this device is not known; choose one '
+      f'of {", ".join(REMAT)}'
+    )
+  needed = 0
+  for remat in REMAT:
+    chosen = dataclasses.replace(
+      run, model=dataclasses.replace(run.model, remat=remat)
+    )
+    needed = memory_estimate(chosen, devices, sequence).total
+    if needed <= _FILLED * memory_bytes:
+      return chosen
+  raise errors.ConfigError(
+    f'model.remat=auto: even {REMAT[-1]} needs {needed / 2**30:.1f} of '
+    f'{memory_bytes / 2**30:.1f} GiB by the estimate; raise optim.accumulate '
+    'or mesh.fsdp, or choose a policy by name to try all the same'
+  )
+
+
 def _sizes(mesh: MeshSpec) -> list[int]:
   return [mesh.data, mesh.fsdp, mesh.tensor]
 
@@ -164,34 +263,22 @@ def _weights(run: RunSpec, sequence: Sequence, fsdp: int, tensor: int) -> int:
   return math.ceil(both / (fsdp * tensor) + (counts.total - both) / fsdp)
 
 
-def _block_activations(run: RunSpec, tensor: int) -> tuple[int, int]:
-  """Bytes of a position that all blocks keep, and that one needs again.
+def _again(model: ModelSpec, tensor: int) -> float:
+  """Bytes of a position that are alive while one block is computed again.
 
-  Attention is taken to be fused, so that no [L, L] logits are kept.
-  Counted per position in a block that keeps everything: two float32
-  LayerNorms with their modulated copies; q, k, v before and after their
-  normalisation in float32; attention output and projection; GELU's input,
-  float32 inner value and output. The residual stream is one more compute
-  value. 'dots' keeps the products alone; 'full' only the residual stream.
-  Both compute one block again in its backward pass, of which a share is
-  alive at one time.
+  A share of what a block works on with every inner value in float32: two
+  normalisations and their modulated copies; q, k, v before and after their
+  normalisation; attention output and projection; GELU's input, inner value
+  and output.
   """
-  model = run.model
+  if model.remat == 'none':
+    return 0
   d, m = model.width, hidden_width(model)
   c = _BYTES[model.compute_dtype]
   norms = 2 * d * (_FLOAT32 + c)
   qkv = 3 * d * c + 2 * d * (_FLOAT32 + c) * model.l2_norm
-  outputs = 4 * d * c
   mlp = m * (2 * c + 2 * _FLOAT32)
-  everything = norms + (qkv + mlp) // tensor + outputs
-  products = (3 * d * c + m * c) // tensor + 3 * d * c
-  kept = {
-    'none': everything,
-    'dots': products + d * c,
-    'full': d * c,
-  }
-  again = 0 if model.remat == 'none' else round(_ALIVE * everything)
-  return model.depth * kept[model.remat], again
+  return _ALIVE * (norms + (qkv + mlp) // tensor + 4 * d * c)
 
 
 def _tokenizer_activations(run: RunSpec, images: int) -> int:

@@ -344,7 +344,10 @@ class ModelSpec:
     init_std: standard deviation of the weights; -1 is sqrt(1 / (3 width)).
     init_gamma, init_adaln, init_head: official alng, aln and hd factors.
     compute_dtype: 'float32' or 'bfloat16'; weights are always float32.
-    remat: 'none', 'dots' (keep matrix products) or 'full', per block.
+    remat: what a block computes again in its backward pass: 'none',
+      'light' (element-wise work), 'dots' (attention too), 'slim' (the first
+      product of the MLP), 'full' (everything), or 'auto': the first of these
+      that fits the device's memory by the estimate.
     scan: one scanned block instead of `depth` unrolled ones.
     attention: back end, key of `models.attention.BACKENDS`, or 'auto'.
   """

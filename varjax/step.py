@@ -18,7 +18,17 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 import optax
 
-from varjax import averaging, distributed, groups, optim, rng, sharding
+from varjax import (
+  averaging,
+  devices,
+  distributed,
+  groups,
+  memory,
+  optim,
+  orders,
+  rng,
+  sharding,
+)
 from varjax import spec as specs
 from varjax.schedule import Steps
 from varjax.tasks import make_task
@@ -81,6 +91,21 @@ def update(
   return after, values
 
 
+def _memory_bytes(mesh: Mesh) -> float | None:
+  """Of one device: what its allocator may take, or what the table says.
+
+  The table alone where there are several processes, for all of them must
+  choose the same.
+  """
+  first = mesh.devices.flat[0]
+  if jax.process_count() == 1 and first in jax.local_devices():
+    limit = (first.memory_stats() or {}).get('bytes_limit')
+    if limit:
+      return limit
+  known = devices.find(first.device_kind)
+  return known.memory_bytes if known else None
+
+
 @dataclasses.dataclass(frozen=True)
 class Program:
   """What a run computes on a mesh; needs neither data nor devices.
@@ -96,9 +121,23 @@ class Program:
   mesh: Mesh
 
   @functools.cached_property
+  def chosen(self) -> specs.RunSpec:
+    """The run, with `model.remat=auto` decided for the mesh.
+
+    Raises:
+      ConfigError: the memory of its devices is not known, or too small.
+    """
+    if self.run.task != 'generate' or self.run.model.remat != 'auto':
+      return self.run
+    sequence = orders.sequence_of(self.run.order, self.run.tokenizer)
+    return memory.choose_remat(
+      self.run, self.mesh.devices.size, _memory_bytes(self.mesh), sequence
+    )
+
+  @functools.cached_property
   def task(self) -> Task:
     """What is optimised."""
-    return make_task(self.run)
+    return make_task(self.chosen)
 
   @functools.cached_property
   def groups(self) -> dict[str, groups.Group]:

@@ -153,6 +153,8 @@ def train(
     if jax.process_index() == 0:
       overview = metrics.parameter_overview(state.params)
       (workdir.path / 'parameters.txt').write_text(overview + '\n')
+      if program.chosen is not run and not quiet:
+        print(f'model.remat=auto: {program.chosen.model.remat}')
 
     def save(step: int) -> None:
       window.flush()

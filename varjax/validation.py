@@ -7,6 +7,7 @@ import itertools
 
 from varjax import errors, tokenizer_rules
 from varjax import spec as specs
+from varjax.memory import REMAT
 from varjax.params import sub_vocab
 
 # Orders whose inputs are the features of a multi-scale quantizer.
@@ -24,7 +25,7 @@ def validate(run: specs.RunSpec) -> None:
   _one_of('role', run.role, ('fit', 'holdout', 'debug'))
   _one_of('input', run.input, ('codes', 'images'))
   _one_of('model.compute_dtype', model.compute_dtype, ('float32', 'bfloat16'))
-  _one_of('model.remat', model.remat, ('none', 'dots', 'full'))
+  _one_of('model.remat', model.remat, (*REMAT, 'auto'))
   _one_of('model.norm', model.norm, ('adaln', 'layernorm', 'rmsnorm'))
   _one_of('model.mlp', model.mlp, ('gelu', 'swiglu'))
   _one_of('model.position', model.position, ('learned', 'rotary1d', 'rotary2d'))

@@ -18,7 +18,7 @@ def test_candidates_divide_what_they_split():
     # 30 heads: at most two groups.
     assert mesh.tensor in (1, 2)
     assert 256 % (mesh.data * mesh.fsdp * parts) == 0
-  assert {c.run.model.remat for c in found} == set(search.REMAT)
+  assert {c.run.model.remat for c in found} == set(memory.REMAT)
   assert max(c.run.optim.accumulate for c in found) == 128
 
 
@@ -31,7 +31,7 @@ def test_the_fastest_come_first_and_the_hopeless_are_dropped():
   assert all(c.estimate_bytes <= 1.25 * 16 * GIB for c in kept)
   # Without recomputation only a few images at a time have room.
   whole = [c for c in kept if c.run.model.remat == 'none']
-  assert all(c.run.optim.accumulate >= 32 for c in whole)
+  assert all(c.run.optim.accumulate >= 16 for c in whole)
 
 
 def test_suggestions_stay_below_the_memory_and_reach_larger_slices():

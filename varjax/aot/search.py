@@ -18,7 +18,6 @@ from varjax.roofline import Roofline, roofline
 from varjax.spec import MeshSpec, RunSpec
 from varjax.topology import Topology
 
-REMAT = ('none', 'dots', 'full')
 # The estimate is good to a quarter: what exceeds the memory by more cannot
 # fit, and only what stays below it by as much is promised to.
 _HOPE = 1.25
@@ -201,7 +200,7 @@ def _variants(run: RunSpec, slice_: Topology) -> Iterator[RunSpec]:
       if run.batch_size % (rows * parts):
         continue
       optim = dataclasses.replace(run.optim, accumulate=parts)
-      for remat in REMAT:
+      for remat in memory.REMAT:
         model = dataclasses.replace(run.model, remat=remat)
         yield dataclasses.replace(run, mesh=mesh, optim=optim, model=model)
 

@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 import numpy as np
 
 from varjax import errors
+from varjax.models import remat
 from varjax.models import splash as splash_kernel
 
 Blocks = tuple[int, ...]
@@ -129,7 +130,8 @@ def xla(
   if mask is not None:
     logits = jnp.where(mask, logits, -jnp.inf)
   weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-  return jnp.einsum('bnlm,bmna->blna', weights, v)
+  out = jnp.einsum('bnlm,bmna->blna', weights, v)
+  return remat.name(out, remat.ATTENTION)
 
 
 def blockwise(

@@ -15,7 +15,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from varjax.models import attention, dense, maps, norm, rotary
+from varjax.models import (
+  activation,
+  attention,
+  dense,
+  maps,
+  norm,
+  remat,
+  rotary,
+)
 from varjax.models.adaln import init_std
 from varjax.models.cache import attend_cached
 from varjax.spec import ModelSpec
@@ -118,10 +126,15 @@ class SelfAttention(nn.Module):
       v = v + v_bias.astype(dtype)[None, None]
     split = (*x.shape[:2], heads, width // heads)
     q, k, v = (
-      nn.with_logical_constraint(
-        t.reshape(split), ('batch', 'length', 'heads', None)
+      remat.name(
+        nn.with_logical_constraint(
+          t.reshape(split), ('batch', 'length', 'heads', None)
+        ),
+        label,
       )
-      for t in (q, k, v)
+      for t, label in zip(
+        (q, k, v), (remat.QUERY, remat.KEY, remat.VALUE), strict=True
+      )
     )
     if spec.l2_norm:
       init = nn.initializers.constant(math.log(4))
@@ -155,14 +168,10 @@ class SelfAttention(nn.Module):
       )
     else:
       out = attend_cached(q, keys, values, scale, visible)
-    proj = dense.dense(
-      width,
-      std / math.sqrt(2 * spec.depth),
-      ('heads', 'embed'),
-      dtype=dtype,
-      use_bias=spec.bias,
-    ).copy(name='proj')
-    return proj(out.reshape(x.shape)), (k, v)
+    proj = _HeadProjection(
+      width, std / math.sqrt(2 * spec.depth), dtype, spec.bias, name='proj'
+    )
+    return remat.name(proj(out), remat.PROJECTION), (k, v)
 
   def _normalise(
     self, q: jax.Array, k: jax.Array, log_scale: jax.Array
@@ -170,7 +179,7 @@ class SelfAttention(nn.Module):
     # `where` and not `minimum`: at the limit the gradient is 1, not 1/2.
     log_scale = jnp.where(log_scale <= MAX_LOG_SCALE, log_scale, MAX_LOG_SCALE)
     scale = jnp.exp(log_scale)[None, None, :, None]
-    return (norm.unit(q) * scale).astype(q.dtype), norm.unit(k).astype(k.dtype)
+    return norm.unit(q, scale), norm.unit(k, jnp.ones((1, 1, 1, 1)))
 
 
 class _FusedProjection(nn.Module):
@@ -195,6 +204,32 @@ class _FusedProjection(nn.Module):
     return jnp.einsum('bld,dcf->blcf', x, kernel.astype(self.dtype))
 
 
+class _HeadProjection(nn.Module):
+  """The values of all heads to hidden states; weights as of `nn.Dense`.
+
+  The product sums over heads and channels, [B, L, N, A] as the attention
+  left it: autodiff would keep a reshaped copy as well.
+  """
+
+  width: int
+  std: float
+  dtype: str
+  use_bias: bool
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'B L N A']) -> Float[Array, 'B L D']:
+    """Returns the product."""
+    rows = x.shape[-2] * x.shape[-1]
+    init = dense.normal(self.std, ('heads', 'embed'))
+    kernel = self.param('kernel', init, (rows, self.width)).astype(self.dtype)
+    kernel = kernel.reshape(*x.shape[-2:], self.width)
+    out = jnp.einsum('blna,nad->bld', x, kernel)
+    if not self.use_bias:
+      return out
+    bias = self.param('bias', dense.zeros(('embed',)), (self.width,))
+    return out + bias.astype(self.dtype)[None, None]
+
+
 class Mlp(nn.Module):
   """Linear, tanh-approximated GELU, linear; or SwiGLU."""
 
@@ -208,17 +243,14 @@ class Mlp(nn.Module):
     hidden = round(spec.width * spec.mlp_ratio)
     if spec.mlp == 'swiglu':
       both = _FusedProjection(2, hidden, 'mlp', std, dtype, name='fc1')(x)
-      x = jax.nn.silu(both[:, :, 0]) * both[:, :, 1]
+      both = remat.name(both, remat.HIDDEN)
+      x = activation.swiglu(both[:, :, 0], both[:, :, 1])
     else:
       fc1 = dense.dense(
         hidden, std, ('embed', 'mlp'), dtype=dtype, use_bias=spec.bias
-      )
-      x = jax.nn.gelu(
-        nn.with_logical_constraint(
-          fc1.copy(name='fc1')(x), ('batch', 'length', 'mlp')
-        ),
-        approximate=True,
-      )
+      ).copy(name='fc1')
+      x = nn.with_logical_constraint(fc1(x), ('batch', 'length', 'mlp'))
+      x = activation.gelu(remat.name(x, remat.HIDDEN))
     x = nn.with_logical_constraint(x, ('batch', 'length', 'mlp'))
     fc2 = dense.dense(
       spec.width,
@@ -227,4 +259,4 @@ class Mlp(nn.Module):
       dtype=dtype,
       use_bias=spec.bias,
     )
-    return fc2.copy(name='fc2')(x)
+    return remat.name(fc2.copy(name='fc2')(x), remat.MLP)

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float
 import numpy as np
 
 from varjax import errors, sharding
+from varjax.models import remat
 
 LANES = 128  # Of a TPU vector: tiles are multiples of it.
 MAX_TILE = 512  # Its float32 logits, several times over, must fit in VMEM.
@@ -145,6 +146,7 @@ def _local(
     ),
     head_shards=1,
     q_seq_shards=1,
+    residual_checkpoint_name=remat.ATTENTION,
     interpret=interpret,
   )
   return jax.vmap(kernel)(q, k, v)

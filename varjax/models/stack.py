@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 from flax import linen as nn
-import jax
 
-from varjax import errors
-from varjax.models import maps
+from varjax.models import maps, remat
 from varjax.models.block import Block
 from varjax.spec import ModelSpec
-
-REMAT_POLICIES = {
-  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-  'full': jax.checkpoint_policies.nothing_saveable,
-}
 
 
 def stacked(spec: ModelSpec) -> type[Block]:
@@ -24,16 +17,11 @@ def stacked(spec: ModelSpec) -> type[Block]:
   Raises:
     ConfigError: an unknown `remat`.
   """
-  block = Block
-  if spec.remat != 'none':
-    if spec.remat not in REMAT_POLICIES:
-      raise errors.ConfigError(
-        f'model.remat={spec.remat!r}: must be one of none, '
-        f'{", ".join(REMAT_POLICIES)}'
-      )
+  block, policy = Block, remat.policy(spec.remat)
+  if policy is not None:
     block = nn.remat(
       block,
-      policy=REMAT_POLICIES[spec.remat],
+      policy=policy,
       # Inside a scan nothing can merge forward and recomputed products.
       prevent_cse=not spec.scan,
       static_argnums=(6, 7, 8),

@@ -114,7 +114,7 @@ def suggest(run: RunSpec, slice_: Topology) -> RunSpec | None:
   Weights over all devices first, then recomputation, then tensor
   parallelism, then accumulation; None if nothing fits.
   """
-  policies = ('none', 'dots', 'full')
+  policies = memory.REMAT
   for parts in (1, 2, 4, 8, 16, 32):
     for tensor in (1, 2, 4, 8):
       for remat in policies[policies.index(run.model.remat) :]:

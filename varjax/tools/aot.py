@@ -22,7 +22,7 @@ import json
 import pathlib
 import sys
 
-from varjax import errors, topology
+from varjax import errors, memory, topology
 from varjax.aot import cache, parts, search, target
 from varjax.aot import report as reports
 from varjax.aot.compiled import Compiled
@@ -50,6 +50,8 @@ def main(argv: list[str]) -> int:
   run = arguments.load_run(args.config, overrides)
   if run.task == 'generate':
     scale_sequence(run)  # The roofline knows no other order yet.
+    if not args.search:
+      run = memory.choose_remat(run, slice_.count, slice_.device.memory_bytes)
   if args.search:
     return _search(args, run, slice_)
   result = ask(run, slice_)

@@ -37,16 +37,10 @@ def describe(run: specs.RunSpec) -> str:
     sequence = sequence_of(run)
     rows = _transformer(run, resolved, sequence)
   rows += _tokenizer(run, resolved)
-  estimate = memory.memory_estimate(run, sequence=sequence)
   rows += [
     ('updates', f'{steps:,}' if steps else 'unknown'),
     ('images seen', f'{steps * run.batch_size:,}' if steps else 'unknown'),
-    ('memory per device', f'{estimate.total / 2**30:.2f} GiB (estimate)'),
-  ]
-  rows += [
-    (f'  {name}', f'{value / 2**30:.3f} GiB')
-    for name, value in dataclasses.asdict(estimate).items()
-    if isinstance(value, int)
+    *_memory(run, sequence),
   ]
   suffix = ' (provisional: an input is missing)' if missing else ''
   rows.append(('run id', identifier + suffix))
@@ -80,6 +74,29 @@ def _transformer(
     total = progressive.work(run, steps, steps.total, sequence).total
     rows.append(('training FLOPs', f'{total:.4g}'))
   return rows
+
+
+def _memory(
+  run: specs.RunSpec, sequence: flops.Sequence | None
+) -> list[tuple[str, str]]:
+  """The estimate in parts, or of each policy that 'auto' may take."""
+  if run.task == 'generate' and run.model.remat == 'auto':
+    rows = [('memory per device', 'by model.remat (estimates)')]
+    for remat in memory.REMAT:
+      model = dataclasses.replace(run.model, remat=remat)
+      made = dataclasses.replace(run, model=model)
+      total = memory.memory_estimate(made, sequence=sequence).total
+      rows.append((f'  {remat}', f'{total / 2**30:.2f} GiB'))
+    return rows
+  estimate = memory.memory_estimate(run, sequence=sequence)
+  return [
+    ('memory per device', f'{estimate.total / 2**30:.2f} GiB (estimate)'),
+    *(
+      (f'  {name}', f'{value / 2**30:.3f} GiB')
+      for name, value in dataclasses.asdict(estimate).items()
+      if isinstance(value, int)
+    ),
+  ]
 
 
 def _tokenizer(

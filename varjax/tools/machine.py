@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     'time by a roofline unless --mfu or --records say otherwise',
   )
   add('--mesh', help='data,fsdp,tensor; one may be -1 (as --mesh=-1,1,1)')
-  add('--remat', choices=('none', 'dots', 'full'))
+  add('--remat', choices=memory.REMAT)
   add('--mfu', type=float, help=f'utilisation (default {_DEFAULT_MFU})')
   add(
     '--compile',
