@@ -63,7 +63,7 @@ def _time(depth: int, batch: int, given) -> None:
 
     def call():
       return pipe.sample(
-        labels, jax.random.key(0), given.cfg, top_k=top_k, top_p=0.96
+        labels, jax.random.key(0), cfg=given.cfg, top_k=top_k, top_p=0.96
       )[0]
 
     samples = stopwatch.seconds(call, given.rounds, given.calls)

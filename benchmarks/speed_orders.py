@@ -29,7 +29,7 @@ from varjax.models.transformer import Transformer
 from varjax.orders import make_order, sequence_of
 from varjax.orders.base import Turn
 from varjax.sampling import loop
-from varjax.spec import ModelSpec, OrderSpec, TokenizerSpec
+from varjax.spec import ModelSpec, OrderSpec, SampleSpec, TokenizerSpec
 from varjax.tokenizers import make_tokenizer
 
 MODEL = ModelSpec(
@@ -167,7 +167,7 @@ def _case(side: int, name: str, cached: bool, batch: int) -> dict:
       quantizer,
       labels,
       key,
-      cfg=0,
+      SampleSpec(cfg=0),
     )
   )
   labels = jnp.zeros(batch, jnp.int32)

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from varjax import checkpoint, errors
+from varjax import checkpoint, coerce, errors
 from varjax import spec as specs
 from varjax.models.transformer import Transformer
 from varjax.orders import make_order
@@ -29,16 +29,6 @@ from varjax.tokenizers import artifact
 from varjax.tokenizers.base import Tokenizer
 from varjax.types import PyTree
 from varjax.workdir import Workdir
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-  """The static arguments of a sampling program; see `VarPipeline.sample`."""
-
-  cfg: float
-  top_k: int
-  top_p: float
-  smooth: bool
 
 
 class VarPipeline:
@@ -204,11 +194,9 @@ class VarPipeline:
     self,
     labels: jax.Array | np.ndarray,
     rng: jax.Array,
-    cfg: float | None = None,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    smooth: bool = False,
+    *,
     gumbel: jax.Array | np.ndarray | None = None,
+    **settings: Any,
   ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     """Generates one image per label.
 
@@ -216,19 +204,17 @@ class VarPipeline:
       labels: int [B]; negative is "no class".
       rng: one key (image i draws from `fold_in(rng, i)`), or a key for each
         image: then an image does not depend on the batch it is in.
-      cfg: guidance at the last scale; 0 is none.
-      top_k: codes kept per position, 0 for all; 1 is greedy.
-      top_p: probability mass kept per position, 0 for all.
-      smooth: mix codes instead of drawing one; nicer to look at.
       gumbel: noise [B, L, V] for `smooth`.
+      **settings: `cfg`, `top_k` and the other fields of `spec.SampleSpec`;
+        what is not named, or None, is as in `defaults`.
 
     Returns:
       Images float32 [B, H, W, 3] in [0, 1], and the codes as drawn.
+
+    Raises:
+      ConfigError: a setting that does not exist or cannot be.
     """
-    images, codes = self._generate(
-      labels, rng, cfg, top_k, top_p, smooth, gumbel, None
-    )
-    return images, codes
+    return self._generate(labels, rng, settings, gumbel, None)
 
   def edit(
     self,
@@ -236,11 +222,9 @@ class VarPipeline:
     labels: jax.Array | np.ndarray,
     keep_mask: np.ndarray,
     rng: jax.Array,
-    cfg: float | None = None,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    smooth: bool = False,
+    *,
     gumbel: jax.Array | np.ndarray | None = None,
+    **settings: Any,
   ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     """Generates what a mask does not keep (VAR section 5.2).
 
@@ -250,7 +234,7 @@ class VarPipeline:
         out-painting, is "no class".
       keep_mask: [h, w] on the finest grid, 1 where the image is kept; see
         `sampling.edit.box_mask`.
-      rng, cfg, top_k, top_p, smooth, gumbel: see `sample`.
+      rng, gumbel, **settings: see `sample`.
 
     Returns:
       Images float32 [B, H, W, 3] in [0, 1], and the codes that were drawn,
@@ -261,7 +245,7 @@ class VarPipeline:
     """
     codes = self._encode(self._weights, jnp.asarray(images, jnp.float32))
     known = editing.known(codes, np.asarray(keep_mask), self.grids)
-    return self._generate(labels, rng, cfg, top_k, top_p, smooth, gumbel, known)
+    return self._generate(labels, rng, settings, gumbel, known)
 
   def super_resolve(
     self,
@@ -269,7 +253,9 @@ class VarPipeline:
     labels: jax.Array | np.ndarray,
     keep_scales: int,
     rng: jax.Array,
-    **settings: float | int | bool | None,
+    *,
+    gumbel: jax.Array | np.ndarray | None = None,
+    **settings: Any,
   ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     """Keeps the codes of the coarse scales and generates the finer ones.
 
@@ -277,8 +263,7 @@ class VarPipeline:
       images: float [B, H, W, 3] in [-1, 1], enlarged to full size.
       labels: int [B]; negative is "no class".
       keep_scales: how many scales are given, in [0, K].
-      rng: see `sample`.
-      **settings: cfg, top_k, top_p, smooth, gumbel of `sample`.
+      rng, gumbel, **settings: see `sample`.
 
     Returns:
       As `edit`.
@@ -288,16 +273,14 @@ class VarPipeline:
     """
     codes = self._encode(self._weights, jnp.asarray(images, jnp.float32))
     known = editing.known_scales(codes, keep_scales, self.grids)
-    call = {'cfg': None, 'top_k': None, 'top_p': None, 'smooth': False}
-    call |= {'gumbel': None, **settings}
-    return self._generate(labels, rng, **call, known=known)
+    return self._generate(labels, rng, settings, gumbel, known)
 
   def sample_batches(
     self,
     labels: np.ndarray,
     seed: int,
     batch_size: int,
-    **settings: float | int | bool | None,
+    **settings: Any,
   ) -> np.ndarray:
     """Many images in batches; image i depends on `seed` and i alone.
 
@@ -315,25 +298,29 @@ class VarPipeline:
       images.append(np.asarray(batch)[: len(labels) - start])
     return np.concatenate(images)
 
-  def settings(
-    self,
-    cfg: float | None = None,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    smooth: bool = False,
-  ) -> Settings:
-    """What a call with these arguments samples with, defaults filled in."""
-    defaults = self.defaults
-    return Settings(
-      cfg=float(defaults.cfg if cfg is None else cfg),
-      top_k=int(defaults.top_k if top_k is None else top_k),
-      top_p=float(defaults.top_p if top_p is None else top_p),
-      smooth=smooth,
-    )
+  def settings(self, **changes: Any) -> specs.SampleSpec:
+    """The defaults with `changes`; None changes nothing.
+
+    Raises:
+      ConfigError: a setting that does not exist, or of another type.
+    """
+    hints = coerce.hints_of(specs.SampleSpec)
+    unknown = sorted(set(changes) - set(hints))
+    if unknown:
+      raise errors.ConfigError(
+        f'{unknown[0]}: is no setting of a sampler; must be one of '
+        f'{", ".join(hints)}'
+      )
+    given = {
+      key: coerce.coerce(_plain(value), hints[key], key)
+      for key, value in changes.items()
+      if value is not None
+    }
+    return dataclasses.replace(self.defaults, **given)
 
   def group_sampler(
     self,
-    settings: Settings,
+    settings: specs.SampleSpec,
     *,
     group: int,
     seed: int,
@@ -384,12 +371,12 @@ class VarPipeline:
     return jax.jit(logits)
 
   @functools.lru_cache(maxsize=16)  # noqa: B019 - a pipeline lives long
-  def _sampler(self, settings: Settings):
+  def _sampler(self, settings: specs.SampleSpec):
     return jax.jit(functools.partial(self._draw, settings))
 
   def _draw(
     self,
-    settings: Settings,
+    settings: specs.SampleSpec,
     weights: PyTree,
     labels: jax.Array,
     rng: jax.Array,
@@ -404,10 +391,7 @@ class VarPipeline:
       self.tokenizer.quantizer(weights['tokenizer']),
       labels,
       rng,
-      cfg=settings.cfg,
-      top_k=settings.top_k,
-      top_p=settings.top_p,
-      smooth=settings.smooth,
+      settings,
       gumbel=gumbel,
       known=known,
     )
@@ -417,10 +401,9 @@ class VarPipeline:
       images = self.tokenizer.decode_features(weights['tokenizer'], features)
     return (images + 1) / 2, codes
 
-  def _generate(self, labels, rng, cfg, top_k, top_p, smooth, gumbel, known):
-    settings = self.settings(cfg, top_k, top_p, smooth)
+  def _generate(self, labels, rng, changes, gumbel, known):
     noise = None if gumbel is None else jnp.asarray(gumbel)
-    images, codes = self._sampler(settings)(
+    images, codes = self._sampler(self.settings(**changes))(
       self._weights, self._labels(labels), rng, noise, known
     )
     return images, self._split(codes)
@@ -461,3 +444,8 @@ class VarPipeline:
       jnp.asarray(c, jnp.int32).reshape(len(c), -1, per_position) for c in codes
     ]
     return jnp.concatenate(flat, axis=1)
+
+
+def _plain(value: Any) -> Any:
+  """A number of NumPy as one of Python."""
+  return value.item() if isinstance(value, np.generic) else value

@@ -409,11 +409,23 @@ class MeshSpec:
 
 @dataclasses.dataclass(frozen=True)
 class SampleSpec:
-  """Defaults of sampling; they do not change what a run trains."""
+  """How images are sampled; it does not change what a run trains.
+
+  In a run these are the defaults of its samples.
+
+  Attributes:
+    cfg: classifier-free guidance at the last step; it grows linearly from 0
+      at the first. 0 is none, and computes none.
+    top_k: codes kept per position, 0 for all; 1 is greedy.
+    top_p: probability mass kept per position, 0 for all.
+    smooth: mix codes instead of drawing one (`more_smooth`): nicer to look
+      at, not for scores.
+  """
 
   cfg: float = 1.5
   top_k: int = 0
   top_p: float = 0.0
+  smooth: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,14 @@ from varjax.evals import nll
 from varjax.models import factors
 from varjax.orders import sequence_of
 from varjax.sampling import loop
-from varjax.spec import DataSpec, ModelSpec, OrderSpec, RunSpec, TokenizerSpec
+from varjax.spec import (
+  DataSpec,
+  ModelSpec,
+  OrderSpec,
+  RunSpec,
+  SampleSpec,
+  TokenizerSpec,
+)
 from varjax.tasks.generate import GenerateTask
 from varjax.tokenizers import make_tokenizer
 from varjax.validation import validate
@@ -97,7 +104,7 @@ def test_task_and_sampler_agree_on_codes(world):
   sample = jax.jit(
     lambda weights, labels: loop.run(
       task.model, weights, task.order, quantizer, labels, jax.random.key(0),
-      cfg=0,
+      SampleSpec(cfg=0),
     )
   )  # fmt: skip
   samples = sample(weights, batch['label'])
@@ -117,7 +124,7 @@ def test_task_and_sampler_agree_on_codes(world):
   with pytest.raises(errors.ConfigError, match='smooth=True'):
     loop.run(
       task.model, weights, task.order, quantizer, batch['label'],
-      jax.random.key(0), smooth=True,
+      jax.random.key(0), SampleSpec(smooth=True),
     )  # fmt: skip
 
 

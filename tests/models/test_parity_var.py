@@ -24,7 +24,7 @@ from varjax.models.transformer import Transformer
 from varjax.orders import make_order
 from varjax.sampling import edit, loop
 from varjax.sampling import logits as logits_lib
-from varjax.spec import OptimSpec, OrderSpec
+from varjax.spec import OptimSpec, OrderSpec, SampleSpec
 from varjax.tokenizers import make_tokenizer
 
 ATOL = 1e-4
@@ -282,8 +282,7 @@ def greedy(case):
       quantizer,
       labels,
       jax.random.key(0),
-      cfg=cfg,
-      top_k=1,
+      SampleSpec(cfg=cfg, top_k=1),
       known=known,
     )
 
@@ -330,9 +329,11 @@ def test_more_smooth(case):
       quantizer,
       case.labels,
       jax.random.key(0),
-      cfg=case.config['cfg'],
-      top_k=case.config['smooth_top_k'],
-      smooth=True,
+      SampleSpec(
+        cfg=case.config['cfg'],
+        top_k=case.config['smooth_top_k'],
+        smooth=True,
+      ),
       gumbel=gumbel,
     )[1]
 

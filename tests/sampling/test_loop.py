@@ -12,7 +12,7 @@ from varjax.errors import ConfigError
 from varjax.models.transformer import Transformer
 from varjax.orders import make_order
 from varjax.sampling import edit, loop
-from varjax.spec import ModelSpec, OrderSpec, TokenizerSpec
+from varjax.spec import ModelSpec, OrderSpec, SampleSpec, TokenizerSpec
 from varjax.tokenizers import msvq
 
 MODEL = ModelSpec(
@@ -55,10 +55,18 @@ def world():
   return _world(((1, 2), (2, 2)))
 
 
-def _run(world, **settings):
+def _run(world, known=None, **settings):
   model, params, order, quantizer = world
   return jax.jit(
-    functools.partial(loop.run, model, params, order, quantizer, **settings)
+    functools.partial(
+      loop.run,
+      model,
+      params,
+      order,
+      quantizer,
+      settings=SampleSpec(**settings),
+      known=known,
+    )
   )
 
 

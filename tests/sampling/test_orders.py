@@ -13,7 +13,7 @@ from varjax.errors import ConfigError
 from varjax.models.transformer import Transformer
 from varjax.rng import stream
 from varjax.sampling import edit, loop
-from varjax.spec import ModelSpec, OrderSpec, TokenizerSpec
+from varjax.spec import ModelSpec, OrderSpec, SampleSpec, TokenizerSpec
 
 MODEL = ModelSpec(
   depth=2, width=8, heads=2, num_classes=3, compute_dtype='float32'
@@ -97,7 +97,7 @@ def test_cached_steps_are_the_teacher_forced_pass(name):
       made.params,
       order,
       made.quantizer,
-      cfg=0,
+      settings=SampleSpec(cfg=0),
       known=known,
     )
   )(LABELS, KEY)
@@ -122,7 +122,12 @@ def test_split_scales_are_generated_as_they_are_trained():
   made = worlds.world(OrderSpec('split', splits=(1, 4)), spec, MODEL)
   found = jax.jit(
     functools.partial(
-      loop.run, made.model, made.params, made.order, made.quantizer, cfg=0
+      loop.run,
+      made.model,
+      made.params,
+      made.order,
+      made.quantizer,
+      settings=SampleSpec(cfg=0),
     )
   )(LABELS, KEY)
   example = made.order.example(made.quantizer, found.codes)
@@ -216,7 +221,7 @@ def test_masked_decoding_makes_as_many_passes_as_turns(masked, monkeypatch):
       masked.params,
       masked.order,
       None,
-      cfg=1.0,
+      settings=SampleSpec(cfg=1.0),
       known=known,
     )
   )(LABELS, KEY)

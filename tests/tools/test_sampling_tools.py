@@ -36,7 +36,7 @@ def workdir(pipe, tmp_path, monkeypatch):
 @pytest.fixture(scope='module')
 def samplers(pipe):
   """The same sampling on one device and on eight."""
-  settings = pipe.settings(None, 7, 0.9)
+  settings = pipe.settings(top_k=7, top_p=0.9)
   devices = jax.devices()
   assert len(devices) == 8
   return [

@@ -6,8 +6,11 @@ Official `autoregressive_infer_cfg` and `sample_with_top_k_top_p_`.
 from __future__ import annotations
 
 import jax
+from jax import lax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, UInt
+
+from varjax.sampling import bisection
 
 
 def ratio(step: int | jax.Array, num_steps: int) -> float | jax.Array:
@@ -33,18 +36,23 @@ def top_k(logits: Float[Array, '*S V'], count: int) -> Float[Array, '*S V']:
 
   0 switches the filter off.
   """
-  if not count:
+  if not count or count >= logits.shape[-1]:
     return logits
-  count = min(count, logits.shape[-1])
-  least = jax.lax.top_k(logits, count)[0][..., -1:]
-  return jnp.where(logits < least, -jnp.inf, logits)
+  keys = bisection.ordered(logits)
+
+  def enough(least: UInt[Array, '*S']) -> Bool[Array, '*S']:
+    return jnp.sum(keys >= least[..., None], axis=-1) >= count
+
+  least = bisection.largest(enough, keys.shape[:-1])
+  return jnp.where(keys < least[..., None], -jnp.inf, logits)
 
 
 def top_p(logits: Float[Array, '*S V'], mass: float) -> Float[Array, '*S V']:
   """Sets the least likely tail to -inf (nucleus filter, 1904.09751).
 
   In ascending order, everything up to a cumulative probability of 1 - mass
-  goes; the largest always stays. Equal logits are ranked by index.
+  goes; the largest always stays. Equal logits are ranked by index: of those
+  at the threshold, the first ones go, as many as the tail has room for.
 
   Args:
     logits: possibly already filtered.
@@ -52,9 +60,25 @@ def top_p(logits: Float[Array, '*S V'], mass: float) -> Float[Array, '*S V']:
   """
   if not mass:
     return logits
-  order = jnp.argsort(logits, axis=-1, stable=True)
-  ascending = jnp.take_along_axis(logits, order, axis=-1)
-  cumulative = jnp.cumsum(jax.nn.softmax(ascending, axis=-1), axis=-1)
-  drop = (cumulative <= 1 - mass).at[..., -1].set(False)
-  rank = jnp.argsort(order, axis=-1)
-  return jnp.where(jnp.take_along_axis(drop, rank, axis=-1), -jnp.inf, logits)
+  keys, shape = bisection.ordered(logits), logits.shape[:-1]
+  p = jax.nn.softmax(logits, axis=-1)
+  tail = 1 - mass
+
+  def below(least: UInt[Array, '*S']) -> Float[Array, '*S']:
+    return jnp.sum(jnp.where(keys < least[..., None], p, 0), axis=-1)
+
+  least = bisection.largest(lambda key: below(key) <= tail, shape)
+  least = jnp.minimum(least, jnp.max(keys, axis=-1))
+  tied = keys == least[..., None]
+  each = jnp.max(jnp.where(tied, p, 0), axis=-1)
+  room = jnp.floor((tail - below(least)) / each).astype(jnp.int32)
+  dropped = jnp.clip(room, 0, jnp.sum(tied, axis=-1) - 1)
+  index = lax.broadcasted_iota(jnp.uint32, tied.shape, tied.ndim - 1)
+
+  def fits(stop: UInt[Array, '*S']) -> Bool[Array, '*S']:
+    before = tied & (index < stop[..., None])
+    return jnp.sum(before, axis=-1) <= dropped
+
+  stop = bisection.largest(fits, shape, bits=(p.shape[-1] - 1).bit_length())
+  drop = (keys < least[..., None]) | (tied & (index < stop[..., None]))
+  return jnp.where(drop, -jnp.inf, logits)

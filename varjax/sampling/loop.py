@@ -26,6 +26,7 @@ from varjax.rng import stream
 from varjax.sampling import logits as logits_lib
 from varjax.sampling import smooth as smooth_lib
 from varjax.sampling.edit import Known
+from varjax.spec import SampleSpec
 from varjax.types import Codes, Layout, PyTree
 
 
@@ -47,11 +48,8 @@ def sample(
   quantizer: PyTree,
   labels: Int[Array, ' B'],
   rng: jax.Array,
+  settings: SampleSpec,
   *,
-  cfg: float = 1.5,
-  top_k: int = 0,
-  top_p: float = 0.0,
-  smooth: bool = False,
   gumbel: Float[Array, 'B L V'] | None = None,
   known: Known | None = None,
 ) -> tuple[Codes, Float[Array, 'B P P C'] | None]:
@@ -65,10 +63,7 @@ def sample(
     labels: class per image; negative is "no class".
     rng: one key (image i draws from `fold_in(rng, i)`) or a key for each
       image [B]. An image's draws depend on its own key alone.
-    cfg: guidance at the last step; 0 also skips the second forward.
-    top_k: codes kept per position, 0 for all; 1 is greedy.
-    top_p: probability mass kept per position, 0 for all.
-    smooth: mix codes instead of drawing one (`more_smooth`).
+    settings: guidance and truncation; static, but `cfg` may be traced.
     gumbel: noise for `smooth`; drawn from `rng` by default.
     known: given positions, for editing.
 
@@ -89,10 +84,7 @@ def sample(
     quantizer,
     labels,
     rng,
-    cfg=cfg,
-    top_k=top_k,
-    top_p=top_p,
-    smooth=smooth,
+    settings,
     gumbel=gumbel,
     known=known,
   )
@@ -106,15 +98,13 @@ def run(
   quantizer: PyTree,
   labels: Int[Array, ' B'],
   rng: jax.Array,
+  settings: SampleSpec,
   *,
-  cfg: float = 1.5,
-  top_k: int = 0,
-  top_p: float = 0.0,
-  smooth: bool = False,
   gumbel: Float[Array, 'B L V'] | None = None,
   known: Known | None = None,
 ) -> Samples:
   """`sample`, with the guided logits of every position beside it."""
+  cfg, smooth = settings.cfg, settings.smooth
   layout = order.layout
   if smooth and layout.input_kind != 'features':
     raise errors.ConfigError(
@@ -158,8 +148,9 @@ def run(
       logits, stack = reader.classify(hidden, features, stack)
       if guided:
         logits = logits_lib.guide(logits[:batch], logits[batch:], cfg * ratio)
-      filtered = logits_lib.top_p(logits_lib.top_k(logits, top_k), top_p)
-      drawn = _draw(filtered, draw_keys, greedy=top_k == 1)
+      filtered = logits_lib.top_k(logits, settings.top_k)
+      filtered = logits_lib.top_p(filtered, settings.top_p)
+      drawn = _draw(filtered, draw_keys, greedy=settings.top_k == 1)
       chosen = factors_lib.join(drawn, layout.vocab, factors)
       if given is not None:
         codes = slice(index, index + chosen.shape[2])

@@ -18,6 +18,7 @@ from varjax.pipeline import VarPipeline
 from varjax.sampling import bulk
 from varjax.scoring.rejection import Rejecter, Rejection
 from varjax.scoring.statistics import Extractor
+from varjax.spec import SampleSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Request:
   Attributes:
     count: images; image i has class i modulo `classes`.
     classes: the first so many; 0 is all of the run.
-    cfg, top_k, top_p, smooth: see `VarPipeline.sample`.
+    cfg, top_k, top_p, smooth: see `spec.SampleSpec`.
     seed: of all draws.
     group: images that a device computes at once.
     batch_size: in flight over the devices; 0 is two groups a device.
@@ -39,7 +40,7 @@ class Request:
   cfg: float | None = None
   top_k: int | None = None
   top_p: float | None = None
-  smooth: bool = False
+  smooth: bool | None = None
   seed: int = 0
   group: int = 16
   batch_size: int = 0
@@ -50,9 +51,7 @@ def settings(
   pipe: VarPipeline, request: Request, classifier: Extractor | None = None
 ) -> dict[str, Any]:
   """Everything that the images depend on, as JSON."""
-  chosen = pipe.settings(
-    request.cfg, request.top_k, request.top_p, request.smooth
-  )
+  chosen = _sampling(pipe, request)
   found: dict[str, Any] = {
     'weights': pipe.label,
     'classes': request.classes or pipe.num_classes,
@@ -68,6 +67,15 @@ def settings(
     if classifier is not None:
       found['classifier'] = classifier.network.identity
   return found
+
+
+def _sampling(pipe: VarPipeline, request: Request) -> SampleSpec:
+  return pipe.settings(
+    cfg=request.cfg,
+    top_k=request.top_k,
+    top_p=request.top_p,
+    smooth=request.smooth,
+  )
 
 
 def write(
@@ -99,9 +107,7 @@ def write(
     raise errors.ConfigError(
       f'--classes={classes}: the run has {pipe.num_classes} classes'
     )
-  chosen = pipe.settings(
-    request.cfg, request.top_k, request.top_p, request.smooth
-  )
+  chosen = _sampling(pipe, request)
   sampler = pipe.group_sampler(chosen, group=request.group, seed=request.seed)
   in_flight = -(-request.batch_size // sampler.rows) or 2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from typing import Any
 
 from varjax import config, errors
@@ -59,6 +60,37 @@ def add_rejection(parser: argparse.ArgumentParser) -> None:
     choices=('label', 'confidence'),
     help='keep the most probable for its class, or the surest of any class',
   )
+
+
+def add_sampling(group: argparse._ActionsContainer, **defaults: Any) -> None:
+  """Guidance and truncation: the fields of `spec.SampleSpec`.
+
+  Args:
+    group: a parser, or a group of one.
+    **defaults: of the command; what is not named is the run's.
+  """
+  unset = 'as the run if unset'
+  for name, kind, text in (
+    ('cfg', float, 'guidance at the last step; 0 is none'),
+    ('top_k', int, '0 keeps all codes'),
+    ('top_p', float, '0 keeps all codes'),
+  ):
+    default = defaults.get(name)
+    note = '' if name in defaults else f'; {unset}'
+    group.add_argument(
+      f'--{name}', type=kind, default=default, help=text + note
+    )
+  group.add_argument(
+    '--smooth',
+    action=argparse.BooleanOptionalAction,
+    help=f'smooth sampling; {defaults.get("smooth", unset)}',
+  )
+
+
+def sampling_of(args: argparse.Namespace) -> dict[str, Any]:
+  """The settings that `add_sampling` asked for; None is not set."""
+  names = (field.name for field in dataclasses.fields(specs.SampleSpec))
+  return {name: getattr(args, name) for name in names}
 
 
 def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:

@@ -38,12 +38,9 @@ def main(argv: list[str]) -> int:
   image, mask = _read(args, data)
   pixels = image.astype(np.float32)[None] / 127.5 - 1
   labels, key = np.asarray([args.label]), jax.random.key(args.seed)
-  settings = {
-    'cfg': args.cfg,
-    'top_k': args.top_k,
-    'top_p': args.top_p,
-    'smooth': pipe.mixes if args.smooth is None else args.smooth,
-  }
+  settings = arguments.sampling_of(args)
+  if args.smooth is None:
+    settings['smooth'] = pipe.mixes
   if args.mode == 'superres':
     images, _ = pipe.super_resolve(
       pixels, labels, args.keep_scales, key, **settings
@@ -105,17 +102,12 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     'unset shows what the decoder made of everything, as the official demo',
   )
   parser.add_argument('--keep_scales', type=int, default=5, help='for superres')
-  parser.add_argument('--cfg', type=float, default=3.0, help='guidance')
-  parser.add_argument(
-    '--top_k', type=int, default=900, help='0 keeps all codes'
-  )
-  parser.add_argument(
-    '--top_p', type=float, default=0.95, help='0 keeps all codes'
-  )
-  parser.add_argument(
-    '--smooth',
-    action=argparse.BooleanOptionalAction,
-    help='smooth sampling; on by default where the order has features to mix',
+  arguments.add_sampling(
+    parser,
+    cfg=3.0,
+    top_k=900,
+    top_p=0.95,
+    smooth='on if unset and the order has features to mix',
   )
   parser.add_argument('--seed', type=int, default=0)
   parser.add_argument('--tokenizer', default='', help='if it has moved')

@@ -75,10 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser, subject: Any) -> None:
     help='to sample; 0 is as many as the reference has, at most 50000',
   )
   group.add_argument('--classes', type=int, default=0, help='0 is all')
-  group.add_argument('--cfg', type=float, help='run default if unset')
-  group.add_argument('--top_k', type=int, help='0 keeps all codes')
-  group.add_argument('--top_p', type=float, help='0 keeps all codes')
-  group.add_argument('--smooth', action='store_true', help='smooth sampling')
+  arguments.add_sampling(group)
   group.add_argument('--seed', type=int, default=0)
   group.add_argument(
     '--group', type=int, default=16, help='images a device computes at once'
@@ -306,10 +303,7 @@ def _request(args: argparse.Namespace, judge: Judge) -> Request:
   return samples.Request(
     count=args.images or min(theirs, _PROTOCOL_IMAGES),
     classes=args.classes,
-    cfg=args.cfg,
-    top_k=args.top_k,
-    top_p=args.top_p,
-    smooth=args.smooth,
+    **arguments.sampling_of(args),
     seed=args.seed,
     group=args.group,
     rejection=chosen,

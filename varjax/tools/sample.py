@@ -30,12 +30,7 @@ def main(argv: list[str]) -> int:
     help='class indices such as 0,3,3; "all" for every class; -1 is "no class"',
   )
   parser.add_argument('--repeat', type=int, default=1, help='images per label')
-  parser.add_argument(
-    '--cfg', type=float, help='guidance; run default if unset'
-  )
-  parser.add_argument('--top_k', type=int, help='0 keeps all codes')
-  parser.add_argument('--top_p', type=float, help='0 keeps all codes')
-  parser.add_argument('--smooth', action='store_true', help='smooth sampling')
+  arguments.add_sampling(parser)
   parser.add_argument('--seed', type=int, default=0)
   parser.add_argument('--batch_size', type=int, default=32)
   parser.add_argument('--columns', type=int, help='of the grid')
@@ -67,10 +62,7 @@ def main(argv: list[str]) -> int:
       labels,
       args.seed,
       min(args.batch_size, len(labels)),
-      cfg=args.cfg,
-      top_k=args.top_k,
-      top_p=args.top_p,
-      smooth=args.smooth,
+      **arguments.sampling_of(args),
     )
 
   if args.reject > 1:

@@ -31,12 +31,7 @@ def main(argv: list[str]) -> int:
   parser.add_argument(
     '--classes', type=int, help='the first so many; all of the run if unset'
   )
-  parser.add_argument(
-    '--cfg', type=float, help='guidance; run default if unset'
-  )
-  parser.add_argument('--top_k', type=int, help='0 keeps all codes')
-  parser.add_argument('--top_p', type=float, help='0 keeps all codes')
-  parser.add_argument('--smooth', action='store_true', help='smooth sampling')
+  arguments.add_sampling(parser)
   parser.add_argument('--seed', type=int, default=0)
   parser.add_argument(
     '--batch_size',
@@ -117,10 +112,7 @@ def _request(args: argparse.Namespace, count: int, classes: int):
   return samples.Request(
     count=count,
     classes=classes,
-    cfg=args.cfg,
-    top_k=args.top_k,
-    top_p=args.top_p,
-    smooth=args.smooth,
+    **arguments.sampling_of(args),
     seed=args.seed,
     group=args.group,
     batch_size=args.batch_size or 0,
