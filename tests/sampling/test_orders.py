@@ -147,9 +147,7 @@ def test_guidance_of_a_code_reads_the_codes_drawn_before_it():
       made.params,
       made.order,
       made.quantizer,
-      cfg=3.0,
-      top_k=4,
-      top_p=0.9,
+      settings=SampleSpec(cfg=3.0, top_k=4, top_p=0.9),
     )
   )(LABELS, KEY)
   example = made.order.example(made.quantizer, found.codes)
@@ -165,7 +163,7 @@ def test_guidance_of_a_code_reads_the_codes_drawn_before_it():
   with pytest.raises(ConfigError, match='smooth=True'):
     loop.run(
       made.model, made.params, made.order, made.quantizer, LABELS, KEY,
-      smooth=True,
+      SampleSpec(smooth=True),
     )  # fmt: skip
 
 
