@@ -18,10 +18,11 @@ INITIALISED = [
   'llamagen-B',
   'llamagen-3B',
   'imagegpt-S',
+  'rq-355M',
   'maskgit',
 ]
-# Of "2.3B" only the first digits are kept; the model has 2.354 B.
-TRUNCATED = {'var-d36': 0.03, 'var-d24': 0.04}
+# Published with two digits, see `test_var_is_published_with_two_digits`.
+TWO_DIGITS = {'var-d36': 0.03, 'var-d24': 0.04}
 
 
 def _formula(member):
@@ -35,6 +36,7 @@ def test_the_formula_counts_what_the_model_initialises(name):
   layout = make_order(member.order, member.tokenizer).layout
   rows = layout.positions - layout.start
   kind = jnp.int32 if layout.input_kind == 'codes' else jnp.float32
+  sums = jnp.zeros((1, layout.positions, layout.rounds - 1, layout.depth_dim))
   model = Transformer(member.model, layout)
   shapes = jax.eval_shape(
     lambda: meta.unbox(
@@ -42,9 +44,12 @@ def test_the_formula_counts_what_the_model_initialises(name):
         {'params': jax.random.key(0)},
         jnp.zeros(1, jnp.int32),
         jnp.zeros((1, rows, layout.input_dim), kind),
+        sums=sums,
       )
     )['params']
   )
+  small = shapes['head'].pop('depth', {'blocks': {}})
+  shapes |= {'depth': small.pop('blocks'), 'embed': [shapes['embed'], small]}
   found = {
     part: sum(leaf.size for leaf in jax.tree.leaves(tree))
     for part, tree in shapes.items()
@@ -52,6 +57,7 @@ def test_the_formula_counts_what_the_model_initialises(name):
   counts = _formula(member)
   assert found['blocks'] == counts.linear
   assert found.get('adaln', 0) == counts.adaln
+  assert found['depth'] == counts.depth
   assert found['embed'] == counts.input_embed + counts.tables
   assert found['head'] == counts.head + counts.head_adaln
 
@@ -61,8 +67,50 @@ def test_counts_are_the_published_ones(name):
   member = families.member(name)
   total = _formula(member).total
   if member.published:
-    allowed = TRUNCATED.get(name, 0.01)
+    allowed = TWO_DIGITS.get(name, 0.01)
     assert abs(total / member.published - 1) < allowed, total
+
+
+def test_var_is_published_with_two_digits():
+  """Why d24 and d36 are 3.3 % and 2.3 % above 1.0 B and 2.3 B.
+
+  The totals are those of the official modules. Rounded to two digits they
+  are the published sizes, but for d36, whose 2.354 B would be 2.4. No part
+  left out explains the deviation of d24: its blocks alone are 2.0 % above.
+  Without its position table d36 would round to 2.3 B.
+  """
+  for depth in (16, 20, 24, 30, 36):
+    member, shared = families.var(depth), depth == 36
+    counts, d = _formula(member), 64 * depth
+    sides = member.tokenizer.scales
+    positions = sum(side**2 for side in sides)
+    block = 12 * d**2 + 8 * d + depth  # the last is scale_mul
+    adaln = 6 * d**2 + 6 * d
+    adaln = adaln + 6 * d * depth if shared else adaln * depth
+    tables = (1001 + 1 + positions + len(sides)) * d
+    ends = 33 * d + 2 * d**2 + 2 * d + 4096 * (d + 1)
+    assert counts.total == block * depth + adaln + tables + ends
+    unit = 10 ** (len(str(member.published)) - 2)
+    if not shared:
+      assert round(counts.total / unit) * unit == member.published
+    else:
+      assert round(counts.total / unit) * unit == 2_400_000_000
+      without = counts.total - positions * d
+      assert round(without / unit) * unit == member.published
+  assert _formula(families.var(24)).body / 1e9 > 1.019
+
+
+@pytest.mark.parametrize('size', [n for n in MEMBERS if n.startswith('rq-')])
+def test_rq_has_the_public_layers(size):
+  member = families.member(size)
+  model, vocab = member.model, member.tokenizer.vocab
+  d, layers = model.width, model.depth + model.depth_layers
+  tables = max(model.num_classes, 1) + 1 + 64 + 4
+  public = layers * (12 * d**2 + 13 * d) + tables * d
+  public += 2 * (256 + 1) * d + 2 * d + vocab * (d + 1)
+  # No bias of the keys, and a row for "no class"; see `families.rq`.
+  keys = layers * d - d * (model.num_classes > 0)
+  assert _formula(member).total == public - keys
 
 
 @pytest.mark.parametrize(

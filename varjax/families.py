@@ -2,7 +2,8 @@
 
 VAR (arXiv 2404.02905, table 1), LlamaGen (2406.06525, table 1 and the public
 configurations), ImageGPT (Chen et al. 2020, section 3.3) and MaskGIT
-(2202.04200, section 4.1). They differ in switches of `spec.ModelSpec` and in
+(2202.04200, section 4.1), RQ-Transformer (2203.01941 and the public
+configurations). They differ in switches of `spec.ModelSpec` and in
 the order; sizes follow from shapes alone, so nothing here trains. No JAX.
 """
 
@@ -58,16 +59,27 @@ _IMAGEGPT = {
   'M': (36, 1024, 8, 32, 455_000_000),
   'L': (48, 1536, 16, 32, 1_362_000_000),
 }
+# name: depth, depth of the small transformer, width, codes, classes, published
+_RQ = {
+  '355M': (24, 4, 1024, 2048, 0, 355_000_000),  # FFHQ
+  '370M': (24, 4, 1024, 16_384, 0, 370_000_000),  # LSUN church
+  '612M': (26, 4, 1280, 16_384, 0, 612_000_000),  # LSUN cat, bedroom
+  '480M': (12, 4, 1536, 16_384, _IMAGENET_CLASSES, 480_000_000),
+  '821M': (24, 4, 1536, 16_384, _IMAGENET_CLASSES, 821_000_000),
+  '1.4B': (42, 6, 1536, 16_384, _IMAGENET_CLASSES, 1_400_000_000),
+  '3.8B': (42, 6, 2560, 16_384, _IMAGENET_CLASSES, 3_800_000_000),
+}
 # The public configuration: 24 layers of 768, one table of 1024 codes, 1000
 # classes and a mask, 257 positions, and a dense layer before the tied head.
 _MASKGIT = 172_457_193
 
 
 def names() -> Iterator[str]:
-  """Every member: 'var-d16', 'llamagen-3B', 'imagegpt-S', 'maskgit'."""
+  """Every member: 'var-d16', 'llamagen-3B', 'rq-1.4B', 'maskgit', ..."""
   yield from (f'var-d{depth}' for depth in _VAR)
   yield from (f'llamagen-{size}' for size in _LLAMAGEN)
   yield from (f'imagegpt-{size}' for size in _IMAGEGPT)
+  yield from (f'rq-{size}' for size in _RQ)
   yield 'maskgit'
 
 
@@ -88,6 +100,8 @@ def member(name: str) -> Member:
     return llamagen(*_LLAMAGEN[size])
   if family == 'imagegpt':
     return imagegpt(*_IMAGEGPT[size])
+  if family == 'rq':
+    return rq(*_RQ[size])
   return maskgit()
 
 
@@ -158,6 +172,44 @@ def imagegpt(
     kind='palette', vocab=512, scales=(side,), ch_mult=(1,)
   )
   return Member(model, OrderSpec('raster'), tokenizer, published)
+
+
+def rq(
+  depth: int,
+  depth_layers: int,
+  width: int,
+  vocab: int,
+  num_classes: int,
+  published: int = 0,
+) -> Member:
+  """RQ-Transformer on 8 x 8 positions of 4 codes; heads have size 64.
+
+  A linear layer has no bias on the keys here, and class-conditional models
+  have a row for "no class".
+  """
+  model = ModelSpec(
+    depth=depth,
+    width=width,
+    heads=width // 64,
+    depth_layers=depth_layers,
+    num_classes=num_classes,
+    norm='layernorm',
+    l2_norm=False,
+    softmax_scale=1.0,
+    init_std=0.02,
+    label_drop=0.0,
+  )
+  tokenizer = TokenizerSpec(
+    kind='rq',
+    ch=128,
+    ch_mult=(1, 1, 2, 2, 4, 4),
+    code_dim=256,
+    vocab=vocab,
+    scales=(8,),
+    quant_conv_size=1,
+    codes_per_position=4,
+  )
+  return Member(model, OrderSpec('residual'), tokenizer, published)
 
 
 def maskgit() -> Member:
