@@ -5,13 +5,19 @@
   varjax pixel-tokenizer \
     --config experiments/paradigm_tokenizer.py:kind=palette \
     --workdir runs/paradigms/colours
+  varjax pixel-tokenizer \
+    --config experiments/paradigm_tokenizer.py:kind=pixel \
+    --workdir runs/paradigms/channels
 
 One multi-scale tokenizer whose 85 codes all orders of codes share, so that
-they differ in nothing but the order, and a palette of colours for next-pixel
-prediction. `version=gpu` is for a folder of 64 x 64 images on one GPU.
+they differ in nothing but the order; a palette of colours, and the values of
+the channels, for next-pixel prediction. `scales=K` has K scales of the same
+finest grid instead (experiments/parallelism.py). `version=gpu` is for a
+packed archive of 64 x 64 images (--config.data.data_dir) on one GPU.
 """
 
 from varjax import config as config_lib
+from varjax.scale_schedules import scale_schedule
 
 # version: resolution, channels, multipliers, scales, codes, code size, colours
 VERSIONS = {
@@ -21,11 +27,13 @@ VERSIONS = {
 
 
 def get_config(arg=None):
-  """Returns the config; arguments `kind` and `version=cpu|gpu`."""
-  arg = config_lib.parse_arg(arg, kind='msvq', version='cpu', steps=0)
+  """Returns the config; arguments `kind`, `version=cpu|gpu`, `scales`."""
+  arg = config_lib.parse_arg(arg, kind='msvq', version='cpu', scales=0, steps=0)
   resolution, ch, ch_mult, scales, vocab, code_dim, colours = VERSIONS[
     arg.version
   ]
+  if arg.scales:
+    scales = scale_schedule(scales[-1], arg.scales)
   small = arg.version == 'cpu'
   duration = config_lib.duration
   config = config_lib.default_config()
@@ -35,7 +43,7 @@ def get_config(arg=None):
   config.total = duration(steps=arg.steps or (300 if small else 40_000))
   config.batch_size = 32 if small else 128
   config.eval_batch_size = 128
-  config.data.name = 'emoji' if small else 'folder'
+  config.data.name = 'emoji' if small else 'npz'
   config.data.resolution = resolution
   tokenizer = config.tokenizer
   tokenizer.kind = arg.kind

@@ -59,7 +59,7 @@ def test_every_sweep_expands_to_trials_that_build(name):
     loaded = config.override(config.load(trial['config']), overrides)
     roles.add(config.to_spec(loaded, trial['config']).role)
   # Comparisons of orders fit no law that could predict a held-out size.
-  comparisons = ('paradigms.py', 'parallelism.py')
+  comparisons = ('paradigms.py', 'paradigms_gpu.py', 'parallelism.py')
   held_out = set() if name in comparisons else {'holdout'}
   assert roles == {'fit', *held_out}
   assert f'varjax sweep sweeps/{name}' in _docstring(f'sweeps/{name}')

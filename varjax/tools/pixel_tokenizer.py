@@ -20,6 +20,7 @@ def main(argv: list[str]) -> int:
     'pixel-tokenizer',
     'Write a tokenizer whose codes are pixels (kind pixel) or colours of a '
     'palette found by k-means over training images (kind palette).',
+    '--config.KEY=VALUE sets any key of the config.',
   )
   parser.add_argument(
     '--config', required=True, help='experiment file, PATH[:ARG]'
@@ -29,13 +30,12 @@ def main(argv: list[str]) -> int:
     '--images', type=int, default=512, help='training images for the palette'
   )
   parser.add_argument('--seed', type=int, default=0, help='of the k-means')
+  argv, overrides = arguments.split_overrides(argv)
   args = parser.parse_args(argv)
   if args.images < 1:
     raise errors.ConfigError(f'--images={args.images}: must be at least 1')
 
-  from varjax import config
-
-  run = config.to_spec(config.load(args.config), args.config)
+  run = arguments.load_run(args.config, overrides)
   spec = run.tokenizer
   if spec.kind not in _KINDS:
     raise errors.ConfigError(
