@@ -169,6 +169,26 @@ def test_kid_of_few_images():
     kid.estimate(draw(1, 4), draw(5, 4))
 
 
+def test_kid_bootstrap_has_the_spread_of_fresh_draws():
+  pairs = [(draw(60, 3, s), draw(70, 3, s + 1000, 0.5)) for s in range(60)]
+  wanted = np.std([kid.squared_mmd(a, b) for a, b in pairs], ddof=1)
+  drawn = [kid.bootstrap(a, b, replicates=200) for a, b in pairs]
+  assert 0.8 < np.mean([d.std(ddof=1) for d in drawn]) / wanted < 1.25
+  # Centred on the estimate: a repeated image is no pair.
+  for found, (a, b) in zip(drawn[:20], pairs, strict=False):
+    away = found.mean() - kid.squared_mmd(a, b)
+    assert abs(away) < 5 * found.std() / np.sqrt(200)
+  a, b = pairs[0]
+  np.testing.assert_array_equal(kid.bootstrap(a, b), kid.bootstrap(a, b))
+
+
+def test_kid_bootstrap_refuses_what_has_no_pairs():
+  with pytest.raises(errors.DataError, match='at least 2'):
+    kid.bootstrap(draw(1, 4), draw(5, 4))
+  with pytest.raises(errors.DataError, match='do not compare'):
+    kid.bootstrap(draw(3, 4), draw(5, 3))
+
+
 # --- precision and recall -----------------------------------------------------
 
 

@@ -96,5 +96,51 @@ def estimate(
   )
 
 
+def bootstrap(
+  a: np.ndarray, b: np.ndarray, *, replicates: int = 1000, seed: int = 0
+) -> np.ndarray:
+  """Squared MMD of sets drawn again from both, [replicates].
+
+  For sets too small for blocks. An image that is drawn twice is not paired
+  with itself: its kernel is that of no two images, and would make every
+  replicate too large.
+
+  Args:
+    a, b: descriptors [n, F] and [m, F].
+    replicates: how often both sets are drawn, with replacement.
+    seed: of the draws.
+
+  Raises:
+    DataError: a set of fewer than 2, or descriptors of different sizes.
+  """
+  if a.shape[1:] != b.shape[1:]:
+    raise errors.DataError(
+      f'descriptors of shapes {a.shape[1:]} and {b.shape[1:]} do not compare'
+    )
+  if min(len(a), len(b)) < 2:
+    raise errors.DataError(
+      f'KID needs at least 2 images in each set, not {len(a)} and {len(b)}'
+    )
+  a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+  rng = np.random.default_rng(seed)
+
+  def draw(n):
+    return rng.multinomial(n, np.full(n, 1 / n), replicates).astype(np.float64)
+
+  def within(kernel, times):
+    """Mean over pairs of different images."""
+    np.fill_diagonal(kernel, 0)
+    pairs = times.sum(1) ** 2 - (times**2).sum(1)
+    return np.einsum('rn,rn->r', times @ kernel, times) / pairs
+
+  times_a, times_b = draw(len(a)), draw(len(b))
+  across = np.einsum('rm,rm->r', times_a @ _kernel(a, b), times_b)
+  return (
+    within(_kernel(a, a), times_a)
+    + within(_kernel(b, b), times_b)
+    - 2 * across / (len(a) * len(b))
+  )
+
+
 def _kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
   return (a @ b.T / a.shape[1] + 1) ** 3
