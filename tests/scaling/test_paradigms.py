@@ -45,6 +45,22 @@ def test_images_compare_between_tokenizers_but_not_with_surrogates():
   assert all(r['refused'] for r in rows)
 
 
+def test_samples_compare_whatever_the_likelihood_is():
+  for other in (BOUND, SURROGATE, PIXELS):
+    assert paradigms.refusal(EXACT, other, 'kid') == ''
+    assert paradigms.kind_of(other, 'kid') == 'estimate'
+  elsewhere = dataclasses.replace(PIXELS, eval_set='e2')
+  assert 'different sets' in paradigms.refusal(EXACT, elsewhere, 'kid')
+  assert paradigms.better((2.0, 'estimate'), (1.0, 'estimate')) == 'worse'
+
+
+def test_differences_within_their_errors_carry_no_exponent():
+  values = [0.5, 0.45, 0.42, 0.3]
+  assert paradigms.unresolved(values, [0.05] * 4) == ''
+  assert 'differ by 0.2 ± 0.14' in paradigms.unresolved(values, [0.1] * 4)
+  assert 'above 0' in paradigms.unresolved([0.5, 0.4, 0.3, -0.1], [0.01] * 4)
+
+
 @pytest.mark.parametrize(
   ('one', 'other', 'verdict'),
   [

@@ -20,6 +20,7 @@ from scipy import stats
 from varjax import errors
 
 FEWEST_SIZES = 4
+QUANTITIES = ('code_nats', 'bits_per_dim', 'kid')
 _COVERAGE = 0.95
 
 
@@ -94,23 +95,46 @@ def fit_exponent(x: Iterable[float], y: Iterable[float]) -> Exponent:
   )
 
 
+def unresolved(values: Iterable[float], sems: Iterable[float]) -> str:
+  """Why measured values carry no exponent; '' where they do.
+
+  A line through noise has a slope too, so a fit is refused unless the
+  smallest and the largest size differ by two standard errors.
+
+  Args:
+    values: of one quantity, by size.
+    sems: their standard errors.
+  """
+  values, sems = np.asarray(list(values)), np.asarray(list(sems))
+  if values.min() <= 0:
+    return 'a value is not above 0'
+  change = abs(values[0] - values[-1])
+  error = math.hypot(sems[0], sems[-1])
+  if not change > 2 * error:
+    return f'sizes differ by {change:.2g} ± {error:.2g}'
+  return ''
+
+
 def refusal(one: Paradigm, other: Paradigm, quantity: str) -> str:
   """Why a quantity does not compare two orders; '' where it does.
 
   Args:
     one, other: the orders.
-    quantity: 'code_nats' (of the codes of an image) or 'bits_per_dim' (of
-      the image, tokenizer included).
+    quantity: 'code_nats' (of the codes of an image), 'bits_per_dim' (of the
+      image, tokenizer included) or 'kid' (of samples and images, whatever
+      the likelihood is).
 
   Raises:
     DataError: another quantity.
   """
-  if quantity not in ('code_nats', 'bits_per_dim'):
+  if quantity not in QUANTITIES:
     raise errors.DataError(
-      f'{quantity!r}: must be one of code_nats, bits_per_dim'
+      f'{quantity!r}: must be one of {", ".join(QUANTITIES)}'
     )
   if one.eval_set != other.eval_set:
     return 'evaluated on different sets'
+  if quantity == 'kid':
+    return ''
   for each in (one, other):
     if each.loss_kind == 'surrogate':
       return f'the loss of {each.name} is a surrogate of no likelihood'
@@ -124,11 +148,14 @@ def refusal(one: Paradigm, other: Paradigm, quantity: str) -> str:
 
 
 def kind_of(one: Paradigm, quantity: str) -> str:
-  """'exact', 'bound' or 'surrogate': what the quantity is of an order.
+  """'exact', 'bound', 'surrogate' or 'estimate': what it is of an order.
 
   Bits of an image are exact only where every image has one sequence of
-  codes and every sequence one image.
+  codes and every sequence one image. A distance of samples is an estimate,
+  whatever the loss is.
   """
+  if quantity == 'kid':
+    return 'estimate'
   if quantity == 'bits_per_dim' and one.loss_kind == 'exact':
     return 'exact' if one.lossless else 'bound'
   return one.loss_kind
@@ -143,7 +170,7 @@ def better(
   an exact cost is better, a bound above it may be loose.
 
   Args:
-    one, other: (cost, 'exact' | 'bound').
+    one, other: (cost, 'exact' | 'bound' | 'estimate').
     margin: what a difference must exceed, such as two standard errors.
 
   Returns:
