@@ -106,6 +106,9 @@ def test_the_tool_writes_a_palette_and_refuses_networks(tmp_path, capsys):
   palette = artifact.load(out).params['palette']
   assert palette.shape == (6, 3)
   assert np.abs(palette).max() <= 1
+  fewer = ['--config', str(experiment), '--config.tokenizer.vocab=4']
+  assert cli.main([*call, *fewer]) == 0
+  assert artifact.load(out).params['palette'].shape == (4, 3)
   assert cli.main([*call, '--config', f'{experiment}:vq']) == 2
   assert 'tokenizer.kind' in capsys.readouterr().err
   trains = config.override(
