@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from varjax import config, errors, flops, schedule, sweep
+from varjax import config, errors, flops, orders, schedule, sweep
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 EXPERIMENTS = sorted(p.name for p in (ROOT / 'experiments').glob('*.py'))
@@ -63,6 +63,25 @@ def test_every_sweep_expands_to_trials_that_build(name):
   held_out = set() if name in comparisons else {'holdout'}
   assert roles == {'fit', *held_out}
   assert f'varjax sweep sweeps/{name}' in _docstring(f'sweeps/{name}')
+
+
+@pytest.mark.parametrize(
+  ('name', 'sizes'),
+  [('paradigms', 4), ('paradigms_gpu', 4), ('parallelism', 1)],
+)
+def test_orders_are_compared_at_matched_parameters_and_flops(name, sizes):
+  by_size = {}
+  for trial in sweep.load(f'sweeps/{name}.py'):
+    run = _spec(trial['config'])
+    sequence = orders.sequence_of(run.order, run.tokenizer)
+    body = flops.parameter_counts(run.model, sequence).body
+    work = flops.train_flops_per_image(run.model, sequence).total
+    assert run.total.images % run.batch_size == 0
+    by_size.setdefault(body, []).append(work * run.total.images)
+  assert len(by_size) == sizes
+  for works in by_size.values():
+    assert len(works) >= 6
+    assert max(works) / min(works) < 1.01
 
 
 # Official training arguments of the released models.
