@@ -1,79 +1,116 @@
-"""Draws quality against sequential steps for a sweep of set sizes.
+"""Draws quality against sequential steps for sets and schedules of scales.
 
-  python benchmarks/parallelism.py runs/paradigms/parallelism \
-    --plot docs/images/parallelism.png
+  python benchmarks/parallelism.py runs/paradigms --out docs
 
-Reads the runs of sweeps/parallelism.py, times their sampling, and prints one
-JSON line per run: steps, nats of the codes of an image, images/s.
+Measures the runs of sweeps/parallelism.py below ROOT/parallelism as
+paradigms.py does its own, into ROOT/parallelism.jsonl; puts their table into
+OUT/paradigms.md and draws OUT/images/parallelism.png. A masked run of
+ROOT/sweep, decoded in several numbers of passes, is drawn beside them.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import pathlib
-import time
 
-import jax
-import numpy as np
+import pandas as pd
+import quality
 
-from varjax import compilation, errors, records
-from varjax.pipeline import VarPipeline
+from varjax import compilation
 
-_BATCH = 32
+_TURNS = (2, 4, 8, 16, 32)
+_STYLES = {
+  'sets': ('tab:blue', '4 scales in more sets'),
+  'scales': ('tab:green', 'more scales (own tokenizer each)'),
+  'masked': ('tab:red', 'masked, more passes of one run'),
+}
 
 
 def main() -> None:
-  """Prints the runs and draws them."""
+  """Measures, then writes the table and the figure."""
   args = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  args.add_argument('sweep', type=pathlib.Path)
-  args.add_argument('--plot', type=pathlib.Path, required=True)
+  args.add_argument('root', type=pathlib.Path)
+  args.add_argument('--out', type=pathlib.Path, required=True)
+  args.add_argument('--samples', type=int, default=397)
   given = args.parse_args()
   compilation.enable_cache()
-  rows = []
-  for file in sorted(given.sweep.glob('trials/*/records.jsonl')):
-    for record in records.latest(records.read(file)):
-      if record.status == 'complete':
-        rows.append(_measure(file.parent, record))
-        print(json.dumps(rows[-1]), flush=True)
-  if not rows:
-    raise errors.DataError(f'{given.sweep}: no complete run')
-  _draw(sorted(rows, key=lambda row: row['steps']), given.plot)
+  rows = quality.measured(
+    given.root / 'parallelism', given.root / 'parallelism.jsonl', given.samples
+  )
+  rows += _masked(given.root, given.samples)
+  table = pd.DataFrame(rows)
+  table['family'] = table.order.replace({'split': 'sets', 'scale': 'scales'})
+  # The fewest scales, in one set each, are where both families begin.
+  first = table[table.family == 'scales'].nsmallest(1, 'scales')
+  table = pd.concat([table, first.assign(family='sets')])
+  table = table.sort_values(['family', 'sequential_steps'])
+  lines = _lines(table)
+  quality.write_between(given.out / 'paradigms.md', 'parallelism', lines)
+  _draw(table, given.out / 'images' / 'parallelism.png')
 
 
-def _measure(path: pathlib.Path, record: records.RunRecord) -> dict:
-  pipe = VarPipeline.from_workdir(path)
-  labels = np.arange(_BATCH) % pipe.num_classes
-  pipe.sample(labels, jax.random.key(0), cfg=0.0)  # compiles
-  start = time.perf_counter()
-  jax.block_until_ready(pipe.sample(labels, jax.random.key(1), cfg=0.0))
-  return {
-    'run_id': record.run_id,
-    'steps': pipe.order.turns,
-    'code_nats': record.val_loss_nats_per_token * record.positions_per_image,
-    'code_nats_sem': record.val_loss_sem * record.positions_per_image,
-    'flops_train_total': record.flops_train_total,
-    'images_per_s': _BATCH / (time.perf_counter() - start),
-  }
+def _masked(root: pathlib.Path, samples: int) -> list[quality.Row]:
+  """The masked run of the same size, decoded in several numbers of passes."""
+  return [
+    row
+    for turns in _TURNS
+    for row in quality.measured(
+      root / 'sweep',
+      root / 'parallelism.jsonl',
+      samples,
+      only='paradigm-masked-d4-*',
+      turns=turns,
+    )
+  ]
 
 
-def _draw(rows: list[dict], path: pathlib.Path) -> None:
+def _lines(table: pd.DataFrame) -> str:
+  lines = [
+    '| run | steps | codes | images | nats of codes | bits/dim | KID | '
+    'images/CPU s | run id |',
+    '|---|---|---|---|---|---|---|---|---|',
+  ]
+  for row in table[~table.index.duplicated()].to_dict('records'):
+    named = f'{row["scales"]} scales'
+    if row['order'] == 'split':
+      named += f' in {row["sequential_steps"]} sets'
+    if row['turns']:
+      named = f'masked, {row["turns"]} passes'
+    lines.append(
+      f'| {named} | {row["sequential_steps"]} | {row["positions"]} | '
+      f'{row["images_seen"]:,} | '
+      f'{row["code_nats"]:.1f} ± {row["code_nats_sem"]:.1f} | '
+      f'≤ {row["bits_per_dim"]:.3f} ± {row["bits_per_dim_sem"]:.3f} | '
+      f'{quality.distance(row)} | {row["images_per_cpu_s"]:.1f} | '
+      f'{row["run_id"]} |'
+    )
+  return '\n'.join(lines)
+
+
+def _draw(table: pd.DataFrame, path: pathlib.Path) -> None:
   import matplotlib as mpl
 
   mpl.use('Agg')
   from matplotlib import pyplot as plt
 
-  figure, axes = plt.subplots(1, 2, figsize=(8, 3.4))
-  steps = [row['steps'] for row in rows]
-  axes[0].errorbar(
-    steps, [row['code_nats'] for row in rows],
-    [2 * row['code_nats_sem'] for row in rows], fmt='o-',
-  )  # fmt: skip
-  axes[0].set(ylabel='nats of the codes of an image (exact)')
-  axes[1].plot(steps, [row['images_per_s'] for row in rows], 'o-')
-  axes[1].set(ylabel=f'images/s, batch of {_BATCH}', yscale='log')
-  for axis in axes:
-    axis.set(xscale='log', xlabel='sequential steps')
+  figure, axes = plt.subplots(1, 3, figsize=(12, 3.6))
+  panels = (
+    ('kid', 'KID of samples (EfficientNet-Lite0)'),
+    ('bits_per_dim', 'bits per dimension (bound)'),
+    ('images_per_cpu_s', f'images per CPU second, batch of {quality.BATCH}'),
+  )
+  for axis, (quantity, label) in zip(axes, panels, strict=True):
+    for family, (colour, name) in _STYLES.items():
+      part = table[table.family == family]
+      sems = part.get(f'{quantity}_sem')
+      axis.errorbar(
+        part.sequential_steps, part[quantity],
+        None if sems is None else 2 * sems, fmt='o-', color=colour,
+        label=name, markersize=4, linewidth=1,
+      )  # fmt: skip
+    axis.set(xscale='log', xlabel='sequential steps of sampling', ylabel=label)
+  axes[2].set_yscale('log')
+  axes[0].legend(fontsize=7)
   figure.tight_layout()
   figure.savefig(path, dpi=110)
 

@@ -28,12 +28,12 @@ SIZES = ('d8', 'd6', 'd4', 'd3')
 
 def get_hyper(hyper):
   """Returns the trials, largest first: the longest should start first."""
-  return hyper.sweep(
-    'config',
-    [
-      f'experiments/paradigm.py:version=gpu,order={order},size={size},'
-      'root=runs/paradigms_gpu'
-      for size in SIZES
-      for order in ORDERS
-    ],
+  trials = [(order, size) for size in SIZES for order in ORDERS]
+  path = 'experiments/paradigm.py:version=gpu,root=runs/paradigms_gpu'
+  return hyper.zipit(
+    hyper.sweep(
+      'config',
+      [f'{path},order={order},size={size}' for order, size in trials],
+    ),
+    hyper.sweep('name', [f'{order}-{size}' for order, size in trials]),
   )
