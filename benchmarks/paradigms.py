@@ -25,7 +25,7 @@ from varjax.scaling import paradigms
 _COLOURS = {
   'scale': 'tab:blue', 'raster': 'tab:orange', 'permuted': 'tab:green',
   'masked': 'tab:red', 'pixels': 'tab:purple', 'channels': 'tab:brown',
-  'depth': 'tab:pink',
+  'residual': 'tab:pink',
 }  # fmt: skip
 _LABELS = {
   'code_nats': 'nats of the codes of an image',
@@ -137,8 +137,8 @@ def _measured(table: pd.DataFrame) -> list[str]:
 def _verdicts(table: pd.DataFrame) -> list[str]:
   """Pairs at the largest size, by each quantity, or why not."""
   every = {name: _paradigm(table, name) for name in table.paradigm.unique()}
-  largest = table[table.params_body == table.params_body.max()]
-  largest = largest.set_index('paradigm')
+  size = table.loc[table.params_body.idxmax(), 'size']
+  largest = table[table['size'] == size].set_index('paradigm')
   quantities = _measured(table)
   lines = [
     f'| largest size | {" | ".join(f"by {q}" for q in quantities)} |',

@@ -98,10 +98,10 @@ def _measure(
     cached=pipe.order.cached,
     turns=0 if pipe.order.cached else pipe.order.turns,
   )
-  named = re.search(r'([a-z]+)-d\d+', run.name)
+  named = re.search(r'([a-z]+)-(d\d+)', run.name)
   row = {
     'paradigm': named[1] if named else run.order.name,
-    'size': f'd{run.model.depth}',
+    'size': named[2] if named else f'd{run.model.depth}',
     'run_id': record.run_id,
     'turns': turns,
     'git_commit': record.git_commit,
@@ -124,7 +124,8 @@ def _measure(
     # Codes and residual of an image are not independent: the errors add.
     'bits_per_dim_sem': _per_dim(sem_nats + residual_sem, values),
     'bits_per_dim_code_sem': _per_dim(sem_nats, values),
-    'sequential_steps': pipe.order.turns,
+    'sequential_steps': pipe.order.turns + costs.depth_steps,
+    'depth_steps': costs.depth_steps,
     'flops_sample': costs.flops,
     'train_wall_s': record.wall_s,
   }

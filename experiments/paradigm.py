@@ -4,10 +4,13 @@
     --workdir runs/paradigms/raster-d3
 
 Orders: scale, raster, permuted and masked over the same codes of one
-tokenizer (experiments/paradigm_tokenizer.py); pixels, raster over the colours
-of a palette; channels, raster over the values of the three channels, which
-loses nothing of an image. Size dK has K layers and K heads of the same width
-in every order, so the blocks have equally many parameters. A run lasts as
+tokenizer (experiments/paradigm_tokenizer.py); residual, raster over stacks of
+codes with a depth transformer; pixels, raster over the colours of a palette;
+channels, raster over the values of the three channels, which loses nothing of
+an image. Size dK has K layers and K heads of the same width in every order,
+so the blocks have equally many parameters; in residual order one of the
+layers is the depth transformer, which has no AdaLN, and wider MLPs make up
+for that (to 1 %). A run lasts as
 many images as cost the FLOPs of `images` images in next-scale order. Weights
 and codes are found under `root`. `version=gpu`: 64 x 64 images of a packed
 archive (--config.data.data_dir), larger sizes; it has not been run.
@@ -26,10 +29,13 @@ ORDERS = {
   'permuted': ('msvq', OrderSpec('permuted')),
   # Uniform numbers of masks make the loss a bound on the likelihood.
   'masked': ('msvq', OrderSpec('masked', mask_ratio='uniform')),
+  'residual': ('rq', OrderSpec('residual')),
   'pixels': ('palette', OrderSpec('raster')),
   'channels': ('pixel', OrderSpec('raster')),
 }
-FOLDERS = {'msvq': 'codes', 'palette': 'colours', 'pixel': 'channels'}
+FOLDERS = {
+  'msvq': 'codes', 'rq': 'stacks', 'palette': 'colours', 'pixel': 'channels',
+}  # fmt: skip
 # version: width per layer, images in next-scale order, peak rate, classes
 VERSIONS = {'cpu': (12, 4000, 3e-3, 9), 'gpu': (64, 2_000_000, 4e-4, 19)}
 # Images of an update. Long sequences have fewer, so that about as many codes
@@ -79,8 +85,15 @@ def get_config(arg=None):
   config.checkpoint = duration(frac=0.5)
   config.log = duration(frac=0.1)
   config.sample.cfg = 0.0
-  reference = _tokenized('msvq', arg.version)
-  config.total = duration(images=_matched(config, reference, images))
+  scales = config_lib.to_spec(_tokenized('msvq', arg.version), TOKENIZER)
+  budget = images * _flops(config, OrderSpec(), scales.tokenizer)
+  if arg.order == 'residual':
+    # 6 w^2 weights of the AdaLN of a layer, over the MLPs of all of them.
+    model.depth, model.depth_layers = depth - 1, 1
+    model.mlp_ratio = 4 + 3 / depth
+  tokenizer = config_lib.to_spec(config, __file__).tokenizer
+  batches = budget / _flops(config, order, tokenizer) / batch
+  config.total = duration(images=max(1, round(batches)) * batch)
   return config
 
 
@@ -98,15 +111,7 @@ def _split(config, sets):
   return OrderSpec('split', splits=tuple(min(size, sets**2) for size in sizes))
 
 
-def _matched(config, reference, images):
-  """Images, in whole batches, that cost what `images` cost by scales."""
-  run = config_lib.to_spec(config, __file__)
-  scales = config_lib.to_spec(reference, TOKENIZER).tokenizer
-  work = flops.train_flops_per_image(
-    run.model, sequence_of(OrderSpec(), scales)
-  )
-  own = flops.train_flops_per_image(
-    run.model, sequence_of(run.order, run.tokenizer)
-  )
-  batches = images * work.total / own.total / run.batch_size
-  return max(1, round(batches)) * run.batch_size
+def _flops(config, order, tokenizer):
+  """Training FLOPs of an image by the model of a config."""
+  model = config_lib.to_spec(config, __file__).model
+  return flops.train_flops_per_image(model, sequence_of(order, tokenizer)).total

@@ -2,6 +2,8 @@
 
   varjax train --config experiments/paradigm_tokenizer.py \
     --workdir runs/paradigms/codes
+  varjax train --config experiments/paradigm_tokenizer.py:kind=rq \
+    --workdir runs/paradigms/stacks
   varjax pixel-tokenizer \
     --config experiments/paradigm_tokenizer.py:kind=palette \
     --workdir runs/paradigms/colours
@@ -9,9 +11,10 @@
     --config experiments/paradigm_tokenizer.py:kind=pixel \
     --workdir runs/paradigms/channels
 
-One multi-scale tokenizer whose 85 codes all orders of codes share, so that
-they differ in nothing but the order; a palette of colours, and the values of
-the channels, for next-pixel prediction. `scales=K` has K scales of the same
+One multi-scale tokenizer (`kind=msvq`) whose 85 codes four orders share, so
+that they differ in nothing but the order; stacks of four codes (`kind=rq`) for
+residual order; a palette of colours, and the values of the channels, for
+next-pixel prediction. `scales=K` has K scales of the same
 finest grid instead (experiments/parallelism.py). `version=gpu` is for a
 packed archive of 64 x 64 images (--config.data.data_dir) on one GPU.
 """
@@ -24,6 +27,7 @@ VERSIONS = {
   'cpu': (16, 12, (1, 2), (1, 2, 4, 8), 128, 8, 64),
   'gpu': (64, 96, (1, 2, 4), (1, 2, 4, 6, 8, 12, 16), 4096, 32, 512),
 }
+DEPTH = 4  # Codes of a position of residual stacks, as in RQ-Transformer.
 
 
 def get_config(arg=None):
@@ -39,7 +43,8 @@ def get_config(arg=None):
   config = config_lib.default_config()
   config.name = f'paradigm-{arg.kind}'
   # Nothing trains a palette; the config then says what its codes are of.
-  config.task = 'reconstruct' if arg.kind == 'msvq' else 'generate'
+  trained = arg.kind in ('msvq', 'rq')
+  config.task = 'reconstruct' if trained else 'generate'
   config.total = duration(steps=arg.steps or (300 if small else 40_000))
   config.batch_size = 32 if small else 128
   config.eval_batch_size = 128
@@ -47,7 +52,7 @@ def get_config(arg=None):
   config.data.resolution = resolution
   tokenizer = config.tokenizer
   tokenizer.kind = arg.kind
-  if arg.kind == 'msvq':
+  if trained:
     tokenizer.ch = ch
     tokenizer.ch_mult = ch_mult
     tokenizer.num_res_blocks = 1 if small else 2
@@ -55,7 +60,8 @@ def get_config(arg=None):
     tokenizer.attention = not small
     tokenizer.code_dim = code_dim
     tokenizer.vocab = vocab
-    tokenizer.scales = scales
+    tokenizer.scales = scales if arg.kind == 'msvq' else scales[-1:]
+    tokenizer.codes_per_position = 1 if arg.kind == 'msvq' else DEPTH
     tokenizer.revive_every = 25 if small else 200
   else:
     tokenizer.ch_mult = (1,)

@@ -1,19 +1,17 @@
-"""Six orders of production at matched parameters and training FLOPs.
+"""Seven orders of production at matched parameters and training FLOPs.
 
-  varjax train --config experiments/paradigm_tokenizer.py \
-    --workdir runs/paradigms/codes
-  varjax encode --tokenizer runs/paradigms/codes \
-    --out runs/paradigms/codes/cache
-  varjax pixel-tokenizer \
-    --config experiments/paradigm_tokenizer.py:kind=palette \
-    --workdir runs/paradigms/colours
-  varjax encode --tokenizer runs/paradigms/colours \
-    --out runs/paradigms/colours/cache
-  varjax pixel-tokenizer \
-    --config experiments/paradigm_tokenizer.py:kind=pixel \
-    --workdir runs/paradigms/channels
-  varjax encode --tokenizer runs/paradigms/channels \
-    --out runs/paradigms/channels/cache
+  for kind in msvq:codes rq:stacks; do
+    varjax train --workdir runs/paradigms/${kind#*:} \
+      --config experiments/paradigm_tokenizer.py:kind=${kind%:*}
+  done
+  for kind in palette:colours pixel:channels; do
+    varjax pixel-tokenizer --workdir runs/paradigms/${kind#*:} \
+      --config experiments/paradigm_tokenizer.py:kind=${kind%:*}
+  done
+  for folder in codes stacks colours channels; do
+    varjax encode --tokenizer runs/paradigms/$folder \
+      --out runs/paradigms/$folder/cache
+  done
   varjax sweep sweeps/paradigms.py --workdir runs/paradigms/sweep
   python benchmarks/paradigms.py runs/paradigms --out docs
 
@@ -22,7 +20,9 @@ equally many training FLOPs within a size (experiments/paradigm.py). The
 report is docs/paradigms.md. 64 x 64 images on one GPU: sweeps/paradigms_gpu.py.
 """
 
-ORDERS = ('scale', 'raster', 'permuted', 'masked', 'pixels', 'channels')
+ORDERS = (
+  'scale', 'raster', 'permuted', 'masked', 'residual', 'pixels', 'channels',
+)  # fmt: skip
 SIZES = ('d5', 'd4', 'd3', 'd2')
 
 

@@ -1,14 +1,16 @@
 """The comparison of orders on 64 x 64 images, for one GPU. Not run.
 
   A=data.data_dir=texture64.npz
-  varjax train --config experiments/paradigm_tokenizer.py:version=gpu \
-    --config.$A --workdir runs/paradigms_gpu/codes
-  for kind in palette:colours pixel:channels; do
-    varjax pixel-tokenizer --config \
-      experiments/paradigm_tokenizer.py:version=gpu,kind=${kind%:*} \
-      --config.$A --workdir runs/paradigms_gpu/${kind#*:}
+  T=experiments/paradigm_tokenizer.py:version=gpu
+  for kind in msvq:codes rq:stacks; do
+    varjax train --config $T,kind=${kind%:*} --config.$A \
+      --workdir runs/paradigms_gpu/${kind#*:}
   done
-  for folder in codes colours channels; do
+  for kind in palette:colours pixel:channels; do
+    varjax pixel-tokenizer --config $T,kind=${kind%:*} --config.$A \
+      --workdir runs/paradigms_gpu/${kind#*:}
+  done
+  for folder in codes stacks colours channels; do
     varjax encode --tokenizer runs/paradigms_gpu/$folder \
       --out runs/paradigms_gpu/$folder/cache
   done
@@ -22,7 +24,9 @@ million images in next-scale order. Any packed archive will do
 docs/paradigms.md has them with the memory of the estimate.
 """
 
-ORDERS = ('scale', 'raster', 'permuted', 'masked', 'pixels', 'channels')
+ORDERS = (
+  'scale', 'raster', 'permuted', 'masked', 'residual', 'pixels', 'channels',
+)  # fmt: skip
 SIZES = ('d8', 'd6', 'd4', 'd3')
 
 

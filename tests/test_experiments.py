@@ -70,18 +70,20 @@ def test_every_sweep_expands_to_trials_that_build(name):
   [('paradigms', 4), ('paradigms_gpu', 4), ('parallelism', 1)],
 )
 def test_orders_are_compared_at_matched_parameters_and_flops(name, sizes):
-  by_size = {}
+  by_width = {}
   for trial in sweep.load(f'sweeps/{name}.py'):
     run = _spec(trial['config'])
     sequence = orders.sequence_of(run.order, run.tokenizer)
     body = flops.parameter_counts(run.model, sequence).body
     work = flops.train_flops_per_image(run.model, sequence).total
     assert run.total.images % run.batch_size == 0
-    by_size.setdefault(body, []).append(work * run.total.images)
-  assert len(by_size) == sizes
-  for works in by_size.values():
-    assert len(works) >= 6
-    assert max(works) / min(works) < 1.01
+    costs = by_width.setdefault(run.model.width, [])
+    costs.append((body, work * run.total.images))
+  assert len(by_width) == sizes
+  for costs in by_width.values():
+    assert len(costs) >= 7
+    for values in zip(*costs, strict=True):
+      assert max(values) / min(values) < 1.01
 
 
 # Official training arguments of the released models.
