@@ -8,10 +8,17 @@ import jax.numpy as jnp
 import pytest
 import worlds
 
-from varjax import decode_costs, flops, memory
+from varjax import decode_costs, flops, memory, params
 from varjax.orders import sequence_of
 from varjax.sampling import loop
-from varjax.spec import Duration, ModelSpec, OrderSpec, RunSpec, TokenizerSpec
+from varjax.spec import (
+  Duration,
+  ModelSpec,
+  OrderSpec,
+  RunSpec,
+  SampleSpec,
+  TokenizerSpec,
+)
 
 TOKENIZER = TokenizerSpec(
   'rq', code_dim=3, vocab=9, scales=((2, 3),), codes_per_position=3
@@ -65,7 +72,7 @@ def test_a_generation_makes_the_products_that_are_counted(model):
   def run(key):
     return loop.run(
       made.model, made.params, made.order, made.quantizer,
-      jnp.zeros(1, jnp.int32), key, cfg=0,
+      jnp.zeros(1, jnp.int32), key, SampleSpec(cfg=0),
     ).codes  # fmt: skip
 
   program = jax.make_jaxpr(run)(jax.random.key(0))
@@ -108,6 +115,7 @@ def test_memory_holds_the_activations_of_both_transformers():
   alone = memory.memory_estimate(
     run, sequence=dataclasses.replace(SEQUENCE, depth_dim=0)
   )
-  # Three rows in three layers each, against one row in two.
-  assert both.activations == alone.activations * (1 + 3 * 3 / 2)
+  # Six positions of three rows in three layers, which have no AdaLN.
+  depth = memory.kept_bytes(params.depth_spec(ADALN))
+  assert both.activations - alone.activations == 6 * 3 * 3 * depth
   assert both.params > alone.params
