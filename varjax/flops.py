@@ -167,7 +167,8 @@ def hardware_train_flops_per_image(
     model: the transformer; `remat` decides what is computed twice: with
       'full' the whole block, with 'dots' the products inside attention,
       with 'slim' the first product of the MLP. 'light' repeats no product
-      where the attention kernel names what it needs (`models.remat`).
+      where the attention kernel names what it needs (`models.remat`). A
+      loss in parts computes its logits twice.
     codes: the tokenizer, or the sequence of any order.
     skips_masked: the attention kernel skips masked pairs.
 
@@ -189,7 +190,11 @@ def hardware_train_flops_per_image(
     raise errors.ConfigError(
       f'model.remat={model.remat!r}: must be one of {", ".join(again)}'
     )
-  return (1 + _BACKWARD) * forward.total + again[model.remat]
+  logits = 0
+  if model.loss_chunks > 1:
+    logits = 2 * sequence.positions * model.width
+    logits *= head_outputs(model, sequence)
+  return (1 + _BACKWARD) * forward.total + again[model.remat] + logits
 
 
 def sampling_flops_per_image(

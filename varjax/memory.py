@@ -143,6 +143,7 @@ def memory_estimate(
     gathered = compute * projection if fsdp > 1 else 0
     values = head_outputs(run.model, sequence)
     logits = rows * (values // tensor) * (2 * _FLOAT32 + compute)
+    logits //= max(run.model.loss_chunks, 1)
     frozen = 0
     if run.input == 'images':
       # Replicated; encoding happens before the step, in float32.

@@ -348,6 +348,8 @@ class ModelSpec:
       'light' (element-wise work), 'dots' (attention too), 'slim' (the first
       product of the MLP), 'full' (everything), or 'auto': the first of these
       that fits the device's memory by the estimate.
+    loss_chunks: parts of a sequence whose logits the loss computes one after
+      the other; 0 or 1 is all at once.
     scan: one scanned block instead of `depth` unrolled ones.
     attention: back end, key of `models.attention.BACKENDS`, or 'auto'.
   """
@@ -377,6 +379,7 @@ class ModelSpec:
   init_head: float = 0.02
   compute_dtype: str = 'bfloat16'
   remat: str = 'none'
+  loss_chunks: int = 0
   scan: bool = True
   attention: str = 'auto'
 

@@ -17,6 +17,7 @@ from varjax.spec import (
   RunSpec,
   TokenizerSpec,
 )
+from varjax.tasks import scores
 from varjax.tasks.generate import GenerateTask
 from varjax.tokenizers import make_tokenizer
 
@@ -171,3 +172,98 @@ def test_stages_of_the_task_follow_the_timetable():
   stages = task.stages(steps)
   assert [start for start, _ in stages] == [0, 6]
   assert [part.stage.last for _, part in stages] == [0, 1]
+
+
+# -------------------------------------------------- the loss in parts
+
+
+def _value_and_grad(run, world, batch):
+  task = GenerateTask(run)
+
+  def loss(params):
+    return task.loss_fn(
+      params, {}, world['frozen'], batch, jax.random.key(0)
+    )  # fmt: skip
+
+  return jax.jit(jax.value_and_grad(loss, has_aux=True))(world['params'])
+
+
+@pytest.mark.parametrize('chunks', [2, 3, 5])
+def test_a_loss_in_parts_equals_the_whole(world, chunks):
+  """Five positions: parts of 3 + 2, of 2 + 2 + 1, and of one each."""
+  changes = {'label_smoothing': 0.1, 'drop_path': 0.2}
+  mask = jnp.asarray([True, False, True, True])
+  batch = world['batch'] | {'mask': mask}
+  whole = _value_and_grad(_with_model(**changes), world, batch)
+  parts = _value_and_grad(
+    _with_model(**changes, loss_chunks=chunks), world, batch
+  )
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+    parts,
+    whole,
+  )
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
+    _eval(_with_model(loss_chunks=chunks), world),
+    _eval(RUN, world),
+  )
+
+
+def test_parts_count_sub_tokens_as_the_whole_does():
+  logits, targets = _random_logits(vocab=2, codes=6)
+
+  def score(logits, targets):
+    return scores.of_logits(logits, targets, smoothing=0.1, factors=3)
+
+  whole = score(logits, targets)
+  parts = scores.in_chunks(score, (logits, targets), 2)
+  assert set(np.unique(np.round(whole.wrong, 3))) >= {0.5, 1.0}
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), parts, whole
+  )
+
+
+def _random_logits(vocab, codes):
+  rng = np.random.default_rng(0)
+  logits = jnp.asarray(rng.normal(size=(3, 7, codes, vocab)), jnp.float32)
+  return logits, jnp.asarray(rng.integers(0, vocab, (3, 7, codes)), jnp.int32)
+
+
+@pytest.mark.parametrize(('chunks', 'exists'), [(0, True), (5, False)])
+def test_in_parts_no_array_holds_the_logits_of_a_batch(chunks, exists):
+  tokenizer = dataclasses.replace(RUN.tokenizer, vocab=1024)
+  run = dataclasses.replace(
+    _with_model(loss_chunks=chunks), tokenizer=tokenizer
+  )
+  task = GenerateTask(run)
+  made = make_tokenizer(tokenizer, 4)
+
+  def inputs(key):
+    frozen = {'quantizer': made.quantizer(meta.unbox(made.init(key, 4)))}
+    return meta.unbox(task.init(key)[0]), frozen
+
+  params, frozen = jax.eval_shape(inputs, jax.random.key(0))
+  batch = {
+    'codes': jax.ShapeDtypeStruct((16, 5, 1), jnp.int32),
+    'label': jax.ShapeDtypeStruct((16,), jnp.int32),
+  }
+
+  def loss(params, frozen, batch):
+    key = jax.random.key(0)
+    return task.loss_fn(params, {}, frozen, batch, key)[0]
+
+  jaxpr = jax.make_jaxpr(jax.grad(loss))(params, frozen, batch)
+  largest = max(_sizes(jaxpr.jaxpr))
+  assert (largest >= 16 * 5 * 1024) == exists
+  assert largest >= 16 * 1024  # Of one part they do exist.
+
+
+def _sizes(jaxpr):
+  """Elements of every array that a program computes, loops included."""
+  for equation in jaxpr.eqns:
+    yield from (
+      v.aval.size for v in equation.outvars if hasattr(v.aval, 'size')
+    )
+    for inner in jax.core.jaxprs_in_params(equation.params):
+      yield from _sizes(inner)

@@ -93,9 +93,27 @@ class Transformer(nn.Module):
       ConfigError: the prefix ends inside a block, or the layout has no
         static blocks and no steps are given.
     """
+    x, modulation = self.hidden(
+      labels, inputs, positions, steps, train, origins
+    )
+    return self.head(x, modulation, sums)
+
+  def hidden(
+    self,
+    labels: Int[Array, ' B'],
+    inputs: jax.Array,
+    positions: Int[Array, '#B L'] | None = None,
+    steps: Int[Array, '#B L'] | None = None,
+    train: bool = False,
+    origins: Int[Array, '#B LminusS'] | None = None,
+  ) -> tuple[Float[Array, 'B L D'], Float[Array, 'B 2 D'] | None]:
+    """What the head takes: hidden states, and its modulation.
+
+    Arguments as in the call; a loss in parts applies the head itself.
+    """
     condition = self.condition(labels)
     x = self.trunk(condition, inputs, positions, steps, train, origins)
-    return self.head(x, condition.head, sums)
+    return x, condition.head
 
   def condition(self, labels: Int[Array, ' B']) -> Condition:
     """Embeds labels and computes every modulation vector, once."""

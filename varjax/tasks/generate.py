@@ -19,12 +19,14 @@ from varjax.evals import nll
 from varjax.groups import MAIN, Group
 from varjax.models import factors as factors_lib
 from varjax.models.embed import drop_labels
+from varjax.models.head import Head
 from varjax.models.transformer import Transformer
 from varjax.orders import make_order
 from varjax.orders.base import Order
 from varjax.rng import stream
 from varjax.schedule import Steps
 from varjax.spec import RunSpec
+from varjax.tasks import scores
 from varjax.types import Batch, Codes, EvalOutput, Example, LossOutput, PyTree
 
 
@@ -104,7 +106,7 @@ class GenerateTask:
     The metrics `loss`, `loss_last` (nats per position, without label
     smoothing) and `err` (share of wrong top-1 codes) are batch means.
     """
-    model, factors = self.run.model, self.run.model.head_factors
+    model = self.run.model
     quantizer, codes = self._codes(frozen, batch)
     keys = jax.random.split(stream(rng, 'order'), codes.shape[0])
     whole = self._example(quantizer, codes, keys)
@@ -115,19 +117,14 @@ class GenerateTask:
       model.label_drop,
       model.num_classes,
     )
-    logits = self._logits(params, labels, example, stream(rng, 'drop_path'))
+    found = self._scores(params, labels, example, stream(rng, 'drop_path'))
     mask = batch.get('mask')
-    plain = nll.cross_entropy(logits, example.targets)
-    loss = plain
-    if model.label_smoothing:
-      loss = nll.cross_entropy(logits, example.targets, model.label_smoothing)
     # Over all positions, also where a stage leaves some out.
-    per_image = jnp.sum(loss * example.weights, axis=1) / self._positions
+    per_image = jnp.sum(found.loss * example.weights, axis=1) / self._positions
     loss = nll.batch_mean(per_image, mask)
     # A stage's weights are for its gradient, not for its metrics.
-    weights = whole.weights[:, : plain.shape[1]]
-    plain = plain * weights
-    wrong = nll.wrong(logits, example.targets, factors) * weights
+    weights = whole.weights[:, : found.plain.shape[1]]
+    plain, wrong = found.plain * weights, found.wrong * weights
     metrics = {
       'loss': nll.batch_mean(jnp.mean(plain, axis=1), mask),
       'loss_last': nll.batch_mean(self._last(plain), mask),
@@ -146,18 +143,15 @@ class GenerateTask:
       upstream's quirk (`model.label_drop_in_eval`).
     """
     del state
-    factors = self.run.model.head_factors
     quantizer, codes = self._codes(frozen, batch)
     example = self._example(quantizer, codes, self._eval_keys(codes))
     labels = batch['label']
     if self.run.model.label_drop_in_eval:
       labels = self._drop_per_image(labels, codes)
-    logits = self._logits(params, labels, example)
-    loss = nll.cross_entropy(logits, example.targets) * example.weights
-    wrong = nll.wrong(logits, example.targets, factors) * example.weights
+    found = self._scores(params, labels, example)
+    loss, wrong = found.plain * example.weights, found.wrong * example.weights
     nobody = jnp.full_like(labels, self.run.model.num_classes)
-    logits = self._logits(params, nobody, example)
-    uncond = nll.cross_entropy(logits, example.targets) * example.weights
+    uncond = self._scores(params, nobody, example).plain * example.weights
     per_image = {
       'loss': jnp.mean(loss, axis=1),
       'loss_last': self._last(loss),
@@ -244,14 +238,16 @@ class GenerateTask:
     )
     return example.replace(targets=targets)
 
-  def _logits(
+  def _scores(
     self,
     params: PyTree,
     labels: jax.Array,
     example: Example,
     drop_path: jax.Array | None = None,
-  ) -> jax.Array:
-    return self.model.apply(
+  ) -> scores.Scores:
+    """Of every position, from all logits at once or from parts of them."""
+    spec = self.run.model
+    x, modulation = self.model.apply(
       {'params': params},
       labels,
       example.inputs,
@@ -259,9 +255,24 @@ class GenerateTask:
       example.steps,
       train=drop_path is not None,
       origins=example.origins,
-      sums=example.sums,
       rngs={} if drop_path is None else {'drop_path': drop_path},
+      method='hidden',
     )
+    head = Head(spec, self.order.layout)
+
+    def score(x, targets, sums):
+      logits = head.apply({'params': params['head']}, x, modulation, sums)
+      return scores.of_logits(
+        logits,
+        targets,
+        smoothing=spec.label_smoothing,
+        factors=spec.head_factors,
+      )
+
+    arrays = x, example.targets, example.sums
+    if spec.loss_chunks > 1:
+      return scores.in_chunks(score, arrays, spec.loss_chunks)
+    return score(*arrays)
 
   def _eval_keys(self, codes: Codes) -> jax.Array:
     """A key per image [B] for what the order draws in an evaluation.
