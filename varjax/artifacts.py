@@ -88,13 +88,8 @@ def score_images(
   options = scores.Options()
   split = image_sets.open_dataset(run.data, 'validation')
   if run.task == 'reconstruct':
-    params = {k: v for k, v in params.items() if k != DISCRIMINATOR}
-    trained = artifact.TrainedTokenizer(
-      make_tokenizer(run.tokenizer, run.data.resolution),
-      params,
-      f'run {run_id} at update {step}',
-      run.tokenizer,
-      run.data,
+    trained = unfinished_tokenizer(
+      run, params, f'run {run_id} at update {step}'
     )
     subjects.evaluate_tokenizer(
       trained, weights, split, extract, options, role=evaluations.PERIODIC
@@ -119,6 +114,23 @@ def score_images(
     judge,
     role=evaluations.PERIODIC,
     discard=True,
+  )
+
+
+def unfinished_tokenizer(
+  run: specs.RunSpec, params: PyTree, label: str
+) -> artifact.TrainedTokenizer:
+  """The tokenizer of a stage-1 run that has not exported one yet.
+
+  Args:
+    run: of stage 1.
+    params: its weights or their average, with or without a discriminator.
+    label: stands in for the id, which only an exported tokenizer has.
+  """
+  params = {k: v for k, v in params.items() if k != DISCRIMINATOR}
+  tokenizer = make_tokenizer(run.tokenizer, run.data.resolution)
+  return artifact.TrainedTokenizer(
+    tokenizer, params, label, run.tokenizer, run.data
   )
 
 

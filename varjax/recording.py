@@ -26,6 +26,7 @@ from varjax import (
 )
 from varjax import spec as specs
 from varjax.clock import PHASES, Clock
+from varjax.evals import code_use
 from varjax.evaluate import Evaluation
 from varjax.inputs import Inputs
 from varjax.orders import make_order, sequence_of
@@ -175,8 +176,7 @@ def _reconstruct_fields(facts: Facts, measured: Measured) -> dict[str, Any]:
   steps = schedule.resolve_run(run, facts.inputs.unique_images)
   work = reconstruct_costs.work(run, steps, measured.step)
   mean = measured.evaluation.mean
-  picks = measured.evaluation.totals['code_count']  # [K, V]
-  used = picks.sum(0)
+  use = code_use.of_counts(measured.evaluation.totals['code_count'])
   networks = facts.resolved.inputs
   return {
     'params_total': counts.total,
@@ -188,19 +188,11 @@ def _reconstruct_fields(facts: Facts, measured: Measured) -> dict[str, Any]:
     'val_perceptual': _optional(mean, 'perceptual'),
     'perceptual': networks.get('perceptual'),
     'discriminator': networks.get('discriminator'),
-    'code_usage': float(np.mean(used > 0)),
-    'code_usage_scales': _numbers((picks > 0).mean(1)),
-    'code_perplexity': _perplexity(used),
-    'code_perplexity_scales': _numbers(
-      np.array([_perplexity(row) for row in picks])
-    ),
+    'code_usage': use.share,
+    'code_usage_scales': _numbers(use.shares),
+    'code_perplexity': use.perplexity,
+    'code_perplexity_scales': _numbers(use.perplexities),
   }
-
-
-def _perplexity(picks: np.ndarray) -> float:
-  """exp of the entropy of codes picked so often, [V]."""
-  share = picks[picks > 0] / picks.sum()
-  return float(np.exp(-np.sum(share * np.log(share))))
 
 
 def _optional(values: dict[str, np.ndarray], name: str) -> float | None:

@@ -377,9 +377,30 @@ def test_reconstructions_are_compared_by_pair_and_as_a_set(
   np.testing.assert_allclose(
     found.errors['psnr_db'], wanted.std(ddof=1) / np.sqrt(40), rtol=1e-4
   )
+  assert 'codes_used' not in found.values
   assert found.values['rfd_tiny'] > 0
   assert found.values['pd_tiny'] > 0
   assert found.values['ssim'] < 1
+
+
+def test_codes_in_use_are_those_of_the_images_alone(extract, real):
+  """Of 4 codes, the first scale uses one, the second three; no padding."""
+
+  def count(batch, images):
+    first = batch[:images, 0, 0, 0] % 3  # 0, 1 or 2
+    return np.stack(
+      [np.eye(4)[np.full(images, 3)].sum(0), np.eye(4)[first].sum(0)]
+    )
+
+  found = reconstructions.evaluate(
+    lambda batch: batch, real, extract, count_codes=count
+  ).values
+  assert (found['codes_used_1'], found['codes_used_2']) == (0.25, 0.75)
+  assert found['codes_used'] == 1
+  share = np.bincount(all_of(real)[:, 0, 0, 0] % 3, minlength=3) / 40
+  share = np.append(share, 1) / 2
+  wanted = np.exp(-np.sum(share * np.log(share)))
+  assert found['codes_perplexity'] == pytest.approx(wanted)
 
 
 def test_a_split_of_a_dataset(tmp_path):

@@ -8,6 +8,7 @@ import tiny
 import tiny_network
 
 from varjax import cli, evaluations, features, records
+from varjax.tokenizers import artifact
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('one_device')]
 
@@ -52,6 +53,25 @@ def test_a_tokenizer_is_scored_and_bounded(world, capsys, tmp_path):
     table['psnr_db'][0], table['val_psnr_db'][0], atol=0.1
   )
   assert table['bits_per_dim_bound'][0] == pytest.approx(found['total'])
+  scales = json.loads(table['code_usage_scales'][0])
+  assert [table[f'codes_used_{k}'][0] for k in (1, 2, 3)] == scales
+  for mine, theirs in (('used', 'usage'), ('perplexity', 'perplexity')):
+    assert table[f'codes_{mine}'][0] == table[f'code_{theirs}'][0]
+
+
+def test_a_stopped_tokenizer_is_scored_by_its_checkpoint(world, tmp_path):
+  home = tmp_path / 'stopped'
+  run_spec = tiny.tokenizer_run(world / 'images', ema=0.5)
+  tiny.run_to_end(run_spec, home)
+  out = tmp_path / 'whole.json'
+  argv = ('--reference', 'validation', '--features', 'tiny', '--workdir', home)
+  assert run(*argv, '--out', out) == 0
+  whole = json.loads(out.read_text())
+  (home / artifact.DESCRIPTION).unlink()
+  assert run(*argv, '--out', out) == 0
+  stopped = json.loads(out.read_text())
+  assert stopped['values'] == whole['values']
+  assert stopped['settings']['tokenizer_id'].endswith('at update 4')
 
 
 def test_a_transformer_is_sampled_scored_and_bounded(world, capsys, tmp_path):

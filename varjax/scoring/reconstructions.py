@@ -2,7 +2,8 @@
 
 PSNR, SSIM and a perceptual distance compare an image with its own
 reconstruction; the reconstruction Frechet distance ("rFID") compares the
-two sets. Both are of 8-bit images, as they would be saved.
+two sets. Both are of 8-bit images, as they would be saved. Beside them, how
+many of its codes a tokenizer uses for them.
 """
 
 from __future__ import annotations
@@ -14,17 +15,20 @@ import functools
 import jax
 import numpy as np
 
-from varjax.evals import moments, perceptual, recon, ssim
+from varjax.evals import code_use, moments, perceptual, recon, ssim
 from varjax.features import Network
 from varjax.features.lpips import Lpips
 from varjax.scoring import scores, statistics
 from varjax.scoring.images import ImageSet
 from varjax.scoring.statistics import Extractor, Report
+from varjax.tokenizers import usage
 from varjax.tokenizers.artifact import TrainedTokenizer
 from varjax.types import PyTree
 
 # uint8 [n, H, W, 3] -> [n, H, W, 3], floats in [0, 255] or uint8
 Reconstruct = Callable[[np.ndarray], np.ndarray]
+# uint8 [n, H, W, 3] and how many of them count -> picks of each code [K, V]
+CountCodes = Callable[[np.ndarray, int], np.ndarray]
 
 
 def evaluate(
@@ -34,6 +38,7 @@ def evaluate(
   *,
   options: scores.Options | None = None,
   metric: Lpips | None = None,
+  count_codes: CountCodes | None = None,
   cache: str = '',
   label: str = 'reconstructions',
   report: Report = lambda *_: None,
@@ -48,6 +53,8 @@ def evaluate(
     options: of the set scores, which keep their names with an 'r' before
       them ('rfd_efflite0').
     metric: also judges pairs by LPIPS.
+    count_codes: counts the codes of a batch, for 'codes_used',
+      'codes_used_1' to 'codes_used_K' by scale, and 'codes_perplexity'.
     cache: of the statistics of `images`, see `statistics.keep`.
     label: what the reconstructions are, for people.
     report: told (images done, images).
@@ -55,17 +62,25 @@ def evaluate(
   Returns:
     Scores with 'psnr_db', 'ssim' (from 11 pixels on) and the perceptual
     distance 'pd_NETWORK' (and 'lpips'), each with its standard error over
-    images.
+    images; and the use of the codes, if they are counted.
   """
   pairs = _Pairs(extract.network, metric, images.size)
+  picks = np.zeros(0)
+  if count_codes is not None:
+    # A process may have no batch, but takes part in the sum.
+    blank = np.zeros((extract.rows, *images.size, 3), np.uint8)
+    picks = count_codes(blank, 0)
 
   def batches(size: int, first: int, step: int) -> Iterator[np.ndarray]:
+    nonlocal picks
     for batch in images.batches(size, first, step):
       count = len(batch)
       pad = ((0, size - count), (0, 0), (0, 0), (0, 0))
       padded = np.pad(batch, pad)
       given = np.asarray(reconstruct(padded))
       pairs.add(padded, given, count)
+      if count_codes is not None:
+        picks = picks + count_codes(padded, count)
       yield given[:count]
 
   fingerprint = f'{label} of {images.fingerprint}'
@@ -78,7 +93,9 @@ def evaluate(
   mean, error = pairs.results()
   return dataclasses.replace(
     found,
-    values=mean | {f'r{name}': value for name, value in found.values.items()},
+    values=mean
+    | {f'r{name}': value for name, value in found.values.items()}
+    | _use(picks),
     errors=error | {f'r{name}': value for name, value in found.errors.items()},
   )
 
@@ -96,11 +113,43 @@ def of_tokenizer(trained: TrainedTokenizer) -> Reconstruct:
   return lambda pixels: np.asarray(reconstruct(params, pixels))
 
 
+def codes_of(trained: TrainedTokenizer) -> CountCodes:
+  """Counts the codes that a tokenizer gives to uint8 images."""
+  tokenizer, params = trained.tokenizer, jax.device_put(trained.params)
+
+  @jax.jit
+  def count(
+    params: PyTree, pixels: jax.Array, valid: jax.Array
+  ) -> jax.Array:  # [K, V]
+    codes = tokenizer.encode(params, pixels.astype(np.float32) / 127.5 - 1)
+    return usage.count_codes(codes, tokenizer.code_spec, valid)
+
+  def counts(pixels: np.ndarray, images: int) -> np.ndarray:
+    valid = np.float32(np.arange(len(pixels)) < images)
+    # Sums over batches, in float64: float32 counts no further than 2**24.
+    return np.asarray(count(params, pixels, valid), np.float64)
+
+  return counts
+
+
 def rounded(reconstruct: Reconstruct) -> Reconstruct:
   """The same as 8-bit images, as they would be saved."""
   return lambda pixels: np.clip(np.round(reconstruct(pixels)), 0, 255).astype(
     np.uint8
   )
+
+
+def _use(picks: np.ndarray) -> dict[str, float]:
+  """Scores of the counts of all batches, over all processes."""
+  if not picks.size:
+    return {}
+  use = code_use.of_counts(moments.gather(picks).sum(0))
+  scales = {f'codes_used_{k}': x for k, x in enumerate(use.shares.tolist(), 1)}
+  return {
+    'codes_used': use.share,
+    **(scales if len(scales) > 1 else {}),
+    'codes_perplexity': use.perplexity,
+  }
 
 
 class _Pairs:

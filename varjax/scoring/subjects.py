@@ -144,6 +144,7 @@ def evaluate_tokenizer(
     extract,
     options=options,
     metric=metric,
+    count_codes=reconstructions.codes_of(trained),
     label=f'reconstructions of {trained.id}',
     report=report,
   )

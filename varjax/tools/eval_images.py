@@ -20,6 +20,7 @@ if TYPE_CHECKING:
   from varjax.scoring.samples import Request
   from varjax.scoring.statistics import Extractor
   from varjax.scoring.subjects import Judge, Weights
+  from varjax.workdir import Workdir
 
 # The number of images that published scores are of.
 _PROTOCOL_IMAGES = 50_000
@@ -186,7 +187,7 @@ def _score_run(args: argparse.Namespace, extract: Extractor) -> int:
   if args.reference in ('train', 'validation'):
     args.reference = f'{data.name}:{args.reference}'
   if spec.task == 'reconstruct':
-    return _score_tokenizer(args, extract, workdir.path, weights, data)
+    return _score_tokenizer(args, extract, workdir, weights, data)
 
   from varjax.pipeline import VarPipeline
 
@@ -199,22 +200,32 @@ def _score_run(args: argparse.Namespace, extract: Extractor) -> int:
 def _score_tokenizer(
   args: argparse.Namespace,
   extract: Extractor,
-  path: pathlib.Path,
+  workdir: Workdir,
   weights: Weights,
   data: DataSpec,
 ) -> int:
+  from varjax import artifacts, checkpoint
   from varjax.features import lpips
   from varjax.scoring import reference, subjects, table
   from varjax.tokenizers import artifact
 
+  path = workdir.path
   if args.sweep or args.reject > 1:
     raise errors.ConfigError(
       f'{path}: is a tokenizer; --sweep and --reject are about samples'
     )
   found = reference.open_images(args.reference, data=data)
+  if (path / artifact.DESCRIPTION).is_file():
+    trained = artifact.load(path)
+  else:  # of a run that goes on, or was stopped
+    trained = artifacts.unfinished_tokenizer(
+      workdir.run(),
+      checkpoint.load_weights(path),
+      f'run {weights.run_id} at update {weights.steps}',
+    )
   told = _Progress()
   record = subjects.evaluate_tokenizer(
-    artifact.load(path),
+    trained,
     weights,
     found,
     extract,
