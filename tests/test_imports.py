@@ -22,7 +22,7 @@ LAYERS = (
     'coerce', 'validation', 'config', 'sweep', 'identity', 'records',
     'evaluations',
     'schedule', 'progressive', 'params', 'tokenizer_costs', 'tokenizer_rules',
-    'reconstruct_costs', 'scale_schedules',
+    'backbone_costs', 'reconstruct_costs', 'scale_schedules',
     'flops', 'families', 'decode_costs', 'memory', 'devices', 'topology',
     'roofline', 'workdir', 'clock',
     'window', 'signals', 'progress', 'checksum', 'compilation', 'profiler',

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from varjax import distributed, evaluations, features
+from varjax import checkpoint, distributed, evaluations, features
 from varjax import spec as specs
 from varjax.data import pipeline, sources
 from varjax.evals import sheets
@@ -88,7 +88,7 @@ def score_images(
   options = scores.Options()
   split = image_sets.open_dataset(run.data, 'validation')
   if run.task == 'reconstruct':
-    trained = unfinished_tokenizer(
+    trained = _unfinished_tokenizer(
       run, params, f'run {run_id} at update {step}'
     )
     subjects.evaluate_tokenizer(
@@ -117,16 +117,30 @@ def score_images(
   )
 
 
-def unfinished_tokenizer(
+def open_tokenizer(workdir: Workdir) -> artifact.TrainedTokenizer:
+  """The tokenizer of a stage-1 run, finished or not.
+
+  Of a run that goes on or was stopped it is that of the newest checkpoint,
+  with the averaged weights where the run keeps them.
+
+  Raises:
+    DataError: what was exported is not whole.
+    CheckpointError: nothing was, and there is no checkpoint.
+  """
+  if (workdir.path / artifact.DESCRIPTION).is_file():
+    return artifact.load(workdir.path)
+  step = checkpoint.latest_step(workdir.path)
+  return _unfinished_tokenizer(
+    workdir.run(),
+    checkpoint.load_weights(workdir.path),
+    f'run {workdir.run_id()} at update {step}',
+  )
+
+
+def _unfinished_tokenizer(
   run: specs.RunSpec, params: PyTree, label: str
 ) -> artifact.TrainedTokenizer:
-  """The tokenizer of a stage-1 run that has not exported one yet.
-
-  Args:
-    run: of stage 1.
-    params: its weights or their average, with or without a discriminator.
-    label: stands in for the id, which only an exported tokenizer has.
-  """
+  """The label stands in for the id, which only an exported one has."""
   params = {k: v for k, v in params.items() if k != DISCRIMINATOR}
   tokenizer = make_tokenizer(run.tokenizer, run.data.resolution)
   return artifact.TrainedTokenizer(

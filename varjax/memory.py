@@ -5,8 +5,8 @@ activations follow from constants of how a block is written and are good to
 about a quarter of the total; what the compiler fuses, pads or keeps twice
 is its own. `varjax aot` asks the compiler itself. No JAX in here.
 Conventions: docs/flops.md.
-The activations of a stage-1 run are those of its tokenizer: a discriminator
-and a perceptual network need more.
+The activations of a stage-1 run are those of its tokenizer and of the
+largest of the networks that its losses look through.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ class MemoryEstimate:
     compute_copy: weights cast to the compute type; a block that is computed
       again casts its own again.
     gathered: the AdaLN projection of all blocks, whole on every device.
-    frozen: the tokenizer, where images are encoded on the fly.
+    frozen: the tokenizer, where images are encoded on the fly; in stage 1
+      the pretrained networks of the losses.
     activations: what the forward pass keeps for the backward pass.
     block: one block while its backward pass computes it again.
     logits: codebook logits, their softmax and its gradient.
@@ -118,7 +119,9 @@ def memory_estimate(
   if run.task == 'reconstruct':
     weights = math.ceil(reconstruct_costs.trained_parameters(run) / fsdp)
     activations = _tokenizer_activations(run, images)
-    logits = copy = frozen = block = gathered = 0
+    activations += _FLOAT32 * images * reconstruct_costs.loss_activations(run)
+    frozen = _FLOAT32 * reconstruct_costs.frozen_parameters(run)
+    logits = copy = block = gathered = 0
   else:
     sequence = sequence or scale_sequence(run)
     weights = _weights(run, sequence, fsdp, tensor)

@@ -1,7 +1,7 @@
 """What an update of stage 1 costs: tokenizer, frozen networks, discriminator.
 
-Forward FLOPs of each network from its published shape, and how often an
-update runs it. No JAX in here. Conventions: docs/flops.md.
+Forward FLOPs and layer outputs of each network from its published shape, and
+how often an update runs it. No JAX in here. Conventions: docs/flops.md.
 """
 
 from __future__ import annotations
@@ -9,30 +9,16 @@ from __future__ import annotations
 import dataclasses
 import itertools
 
-from varjax import schedule
+from varjax import backbone_costs, schedule
 from varjax.spec import AdversarialSpec, PerceptualSpec, RunSpec
 from varjax.tokenizer_costs import (
+  Layer,
   tokenizer_flops_per_image,
   tokenizer_parameter_counts,
 )
 
 _FLOPS = 2  # a multiply and an add
-# EfficientNet-Lite0: channels in and out, kernel, stride, expansion.
-EFFLITE0_STEM = 32
-EFFLITE0 = (
-  (32, 16, 3, 1, 1),
-  (16, 24, 3, 2, 6), (24, 24, 3, 1, 6),
-  (24, 40, 5, 2, 6), (40, 40, 5, 1, 6),
-  (40, 80, 3, 2, 6), (80, 80, 3, 1, 6), (80, 80, 3, 1, 6),
-  (80, 112, 5, 1, 6), (112, 112, 5, 1, 6), (112, 112, 5, 1, 6),
-  (112, 192, 5, 2, 6), (192, 192, 5, 1, 6), (192, 192, 5, 1, 6),
-  (192, 192, 5, 1, 6),
-  (192, 320, 3, 1, 6),
-)  # fmt: skip
-# Widths of the convolutions of VGG16, by resolution.
-VGG16 = ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3)
-# DINO ViT-S/16 on 224 x 224, and the heads of the discriminator.
-_VIT_DEPTH, _VIT_WIDTH, _VIT_PATCHES, _VIT_PATCH = 12, 384, 196, 16
+# Heads of the DINO discriminator, and the kernel of their convolution.
 _DINO_HEADS, _DINO_KERNEL = 5, 9
 # Channels of PatchGAN stop growing at this multiple.
 _PATCH_MAX = 8
@@ -92,9 +78,7 @@ def perceptual_flops(run: RunSpec) -> int:
 
 def perceptual_forward(spec: PerceptualSpec, resolution: int) -> int:
   """FLOPs of the maps of one image."""
-  side = spec.resolution or resolution
-  count = {'efflite0': _efflite0, 'lpips_vgg16': _vgg16}
-  return count[spec.backbone](side)
+  return _perceptual(spec, resolution).flops
 
 
 def discriminator_flops(run: RunSpec) -> int:
@@ -119,9 +103,9 @@ def discriminator_forward(
   """FLOPs of one image in the trained and in the frozen part."""
   if spec.discriminator == 'patch':
     return _patch(spec, resolution), 0
-  width, rows = _VIT_WIDTH, _VIT_PATCHES
+  width, rows = backbone_costs.VIT_WIDTH, backbone_costs.VIT_PATCHES
   head = width * width * (1 + _DINO_KERNEL) + width
-  return _DINO_HEADS * _FLOPS * rows * head, _vit()
+  return _DINO_HEADS * _FLOPS * rows * head, backbone_costs.vit().flops
 
 
 def discriminator_parameters(spec: AdversarialSpec) -> int:
@@ -132,10 +116,41 @@ def discriminator_parameters(spec: AdversarialSpec) -> int:
     # The first and the last layer have a bias, the others a norm.
     return kernels + widths[1] + 1 + 2 * sum(widths[2:-1])
   if spec.discriminator == 'dino':
-    width = _VIT_WIDTH
+    width = backbone_costs.VIT_WIDTH
     layers = width * width * (1 + _DINO_KERNEL) + 2 * width
     return _DINO_HEADS * (layers + 4 * width + width + 1)
   return 0
+
+
+def frozen_parameters(run: RunSpec) -> int:
+  """Weights of the networks that a run of stage 1 looks through."""
+  losses, total = run.reconstruct, 0
+  if losses.perceptual.backbone:
+    total += _perceptual(losses.perceptual, run.data.resolution).params
+  if losses.adversarial.discriminator == 'dino':
+    total += backbone_costs.vit().params
+  return total
+
+
+def loss_activations(run: RunSpec) -> int:
+  """Values of a training image that are alive beside the tokenizer's.
+
+  The perceptual loss, the adversarial loss of the tokenizer and the loss of
+  the discriminator are computed one after the other, each forward and at
+  once backward, so that the largest counts. Every convolution's output is
+  kept once, and what a normalisation or an attention makes of it once more.
+  Of the perceptual network only the pass over the reconstruction is kept.
+  """
+  spec, side = run.reconstruct.perceptual, run.data.resolution
+  kept = [0]
+  if spec.backbone and spec.weight:
+    kept.append(_perceptual(spec, side).outputs)
+  adversarial = run.reconstruct.adversarial
+  if adversarial.discriminator:
+    trained, frozen = _discriminator_outputs(adversarial, side)
+    seen = 4 if adversarial.consistency else 2
+    kept += [trained + frozen, seen * trained]
+  return max(kept)
 
 
 def trained_parameters(run: RunSpec) -> int:
@@ -150,39 +165,42 @@ def _patch_widths(spec: AdversarialSpec) -> list[int]:
   return [3, *inner, 1]
 
 
+def _perceptual(spec: PerceptualSpec, resolution: int) -> Layer:
+  cost = {
+    'efflite0': backbone_costs.efflite0,
+    'lpips_vgg16': backbone_costs.lpips_vgg16,
+  }
+  return cost[spec.backbone](spec.resolution or resolution)
+
+
+def _discriminator_outputs(spec: AdversarialSpec, side: int) -> tuple[int, int]:
+  """Values that one image leaves in the trained and in the frozen part."""
+  if spec.discriminator == 'patch':
+    widths, sides = _patch_widths(spec)[1:], _patch_sides(spec, side)
+    outputs = [w * s * s for w, s in zip(widths, sides, strict=True)]
+    # A norm is behind all but the first and the last.
+    return sum(outputs) + sum(outputs[1:-1]), 0
+  width, rows = backbone_costs.VIT_WIDTH, backbone_costs.VIT_PATCHES
+  # Two convolutions and the norm after each, and one logit.
+  heads = _DINO_HEADS * rows * (4 * width + 1)
+  return heads, backbone_costs.vit().outputs
+
+
+def _patch_sides(spec: AdversarialSpec, side: int) -> list[int]:
+  """Sides after each convolution: kernel 4, padding 1."""
+  sides = []
+  for layer in range(spec.layers + 2):
+    side = (side - 2) // (2 if layer < spec.layers else 1) + 1
+    sides.append(side)
+  return sides
+
+
 def _patch(spec: AdversarialSpec, side: int) -> int:
-  total, widths = 0, _patch_widths(spec)
-  for layer, (a, b) in enumerate(itertools.pairwise(widths)):
-    stride = 2 if layer < spec.layers else 1
-    side = (side - 2) // stride + 1  # kernel 4, padding 1
-    total += _FLOPS * 16 * a * b * side * side
-  return total
-
-
-def _efflite0(side: int) -> int:
-  side = -(-side // 2)
-  total = 9 * 3 * EFFLITE0_STEM * side * side
-  for before, after, kernel, stride, expansion in EFFLITE0:
-    hidden = before * expansion
-    if expansion > 1:
-      total += before * hidden * side * side
-    side = -(-side // stride)
-    total += (kernel * kernel + after) * hidden * side * side
-  return _FLOPS * total
-
-
-def _vgg16(side: int) -> int:
-  total, before = 0, 3
-  for widths in VGG16:
-    for after in widths:
-      total += 9 * before * after * side * side
-      before = after
-    side //= 2
-  return _FLOPS * total
-
-
-def _vit() -> int:
-  width, rows = _VIT_WIDTH, _VIT_PATCHES + 1
-  patches = 3 * _VIT_PATCH**2 * width * _VIT_PATCHES
-  block = 12 * width * width * rows + 2 * rows * rows * width
-  return _FLOPS * (patches + _VIT_DEPTH * block)
+  return sum(
+    _FLOPS * 16 * a * b * side * side
+    for (a, b), side in zip(
+      itertools.pairwise(_patch_widths(spec)),
+      _patch_sides(spec, side),
+      strict=True,
+    )
+  )

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from varjax import errors
+from varjax.backbone_costs import EFFLITE0, EFFLITE0_CLASSES, EFFLITE0_WIDTH
 from varjax.features import layers
 from varjax.features.base import Features, Network, hash_tree
 from varjax.interop import pth
@@ -29,19 +30,8 @@ RESOLUTION = 224
 PREPROCESSING = (
   'bicubic (a = -0.5) to 224x224, antialiased where it shrinks; (x - 127) / 128'
 )
-WIDTH, CLASSES = 1280, 1000
+WIDTH, CLASSES = EFFLITE0_WIDTH, EFFLITE0_CLASSES
 _EPS = 1e-3
-# Channels in and out, side of the kernel, stride, expansion; by block.
-_BLOCKS = (
-  (32, 16, 3, 1, 1),
-  (16, 24, 3, 2, 6), (24, 24, 3, 1, 6),
-  (24, 40, 5, 2, 6), (40, 40, 5, 1, 6),
-  (40, 80, 3, 2, 6), (80, 80, 3, 1, 6), (80, 80, 3, 1, 6),
-  (80, 112, 5, 1, 6), (112, 112, 5, 1, 6), (112, 112, 5, 1, 6),
-  (112, 192, 5, 2, 6), (192, 192, 5, 1, 6), (192, 192, 5, 1, 6),
-  (192, 192, 5, 1, 6),
-  (192, 320, 3, 1, 6),
-)  # fmt: skip
 # Last block of each resolution: 1/2, 1/4, 1/8, 1/16 and 1/32 of the side.
 _MAPS = (0, 2, 4, 10, 15)
 # As for the sFID of guided-diffusion: seven channels of a map at 1/16.
@@ -102,7 +92,7 @@ def convert(state: layers.State) -> dict[str, layers.Weights]:
     CheckpointError: names the tensor that is missing or of another shape.
   """
   params = {'stem': _fold(state, '_conv_stem', '_bn0', (32, 3, 3, 3))}
-  for index, (cin, cout, size, _, expansion) in enumerate(_BLOCKS):
+  for index, (cin, cout, size, _, expansion) in enumerate(EFFLITE0):
     block, hidden = f'_blocks.{index}.', cin * expansion
     if expansion > 1:
       params[f'{index}/expand'] = _fold(
@@ -131,7 +121,7 @@ def forward(params: PyTree, images: Float[Array, 'B H W 3']) -> Features:
   x = (images - 127) / 128
   x = layers.relu6(layers.conv(params['stem'], x, 2))
   outputs = []
-  for index, (cin, cout, _, stride, expansion) in enumerate(_BLOCKS):
+  for index, (cin, cout, _, stride, expansion) in enumerate(EFFLITE0):
     before = x
     if expansion > 1:
       x = layers.relu6(layers.conv(params[f'{index}/expand'], x))

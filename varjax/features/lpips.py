@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 import numpy as np
 
 from varjax import errors
+from varjax.backbone_costs import VGG16
 from varjax.evals import perceptual
 from varjax.features import layers
 from varjax.features.base import hash_arrays
@@ -27,7 +28,7 @@ from varjax.types import PyTree
 NAME = 'lpips_vgg16'
 # Index of each convolution in `features` of torchvision, by map.
 _CONVOLUTIONS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
-_WIDTHS = (64, 128, 256, 512, 512)
+_WIDTHS = tuple(widths[-1] for widths in VGG16)
 _SHIFT = np.array([-0.030, -0.088, -0.188], np.float32)
 _SCALE = np.array([0.458, 0.448, 0.450], np.float32)
 _PUBLISHED = (

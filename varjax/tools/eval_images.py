@@ -204,28 +204,18 @@ def _score_tokenizer(
   weights: Weights,
   data: DataSpec,
 ) -> int:
-  from varjax import artifacts, checkpoint
+  from varjax import artifacts
   from varjax.features import lpips
   from varjax.scoring import reference, subjects, table
-  from varjax.tokenizers import artifact
 
-  path = workdir.path
   if args.sweep or args.reject > 1:
     raise errors.ConfigError(
-      f'{path}: is a tokenizer; --sweep and --reject are about samples'
+      f'{workdir.path}: is a tokenizer; --sweep and --reject are about samples'
     )
   found = reference.open_images(args.reference, data=data)
-  if (path / artifact.DESCRIPTION).is_file():
-    trained = artifact.load(path)
-  else:  # of a run that goes on, or was stopped
-    trained = artifacts.unfinished_tokenizer(
-      workdir.run(),
-      checkpoint.load_weights(path),
-      f'run {weights.run_id} at update {weights.steps}',
-    )
   told = _Progress()
   record = subjects.evaluate_tokenizer(
-    trained,
+    artifacts.open_tokenizer(workdir),
     weights,
     found,
     extract,
