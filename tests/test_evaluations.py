@@ -63,7 +63,7 @@ def test_what_is_no_evaluation_is_refused(tmp_path):
   with pytest.raises(errors.RecordError, match='schema 2'):
     evaluations.read(path)
   path.write_text('{"schema": 1, "run_id": "a", "more": 1}\n')
-  with pytest.raises(errors.RecordError, match="unknown key 'more'"):
+  with pytest.raises(errors.RecordError, match="unknown column 'more'"):
     evaluations.read(path)
   path.write_text('[]\n')
   with pytest.raises(errors.RecordError, match='not an evaluation'):

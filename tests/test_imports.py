@@ -19,8 +19,8 @@ PACKAGE = ROOT / 'varjax'
 LAYERS = (
   ('errors', 'types', 'spec', 'rng'),
   (
-    'coerce', 'validation', 'config', 'sweep', 'identity', 'records',
-    'evaluations',
+    'coerce', 'validation', 'config', 'sweep', 'identity', 'jsonlines',
+    'records', 'evaluations',
     'schedule', 'progressive', 'params', 'tokenizer_costs', 'tokenizer_rules',
     'backbone_costs', 'reconstruct_costs', 'scale_schedules',
     'flops', 'families', 'decode_costs', 'memory', 'devices', 'topology',

@@ -9,12 +9,11 @@ in here.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import pathlib
 from typing import TYPE_CHECKING, Any
 
-from varjax import errors
+from varjax import errors, jsonlines
 
 if TYPE_CHECKING:
   import pandas as pd
@@ -75,19 +74,8 @@ def append(path: str | os.PathLike[str], record: EvaluationRecord) -> None:
       f'run {record.run_id}: kind {record.kind!r} and role {record.role!r} '
       f'must be of {", ".join(KINDS)} and of {", ".join(ROLES)}'
     )
-  try:
-    line = json.dumps(dataclasses.asdict(record), allow_nan=False)
-  except ValueError as error:
-    raise errors.RecordError(
-      f'run {record.run_id}: an evaluation may not hold NaN or infinity'
-    ) from error
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  # A line break first ends what a kill may have left of another line.
-  with open(path, 'ab') as file:
-    file.write(f'\n{line}\n'.encode() if file.tell() else f'{line}\n'.encode())
-    file.flush()
-    os.fsync(file.fileno())
+  what = f'run {record.run_id}: an evaluation'
+  jsonlines.append(path, jsonlines.line(dataclasses.asdict(record), what))
 
 
 def read(path: str | os.PathLike[str]) -> list[EvaluationRecord]:
@@ -99,17 +87,7 @@ def read(path: str | os.PathLike[str]) -> list[EvaluationRecord]:
   path = pathlib.Path(path)
   if not path.is_file():
     return []
-  found = []
-  for number, line in enumerate(path.read_text().split('\n'), start=1):
-    if not line.strip():
-      continue
-    try:
-      values = json.loads(line)
-    except json.JSONDecodeError:
-      # Only a fragment that a kill left behind is not JSON.
-      continue
-    found.append(_from_values(values, f'{path}:{number}'))
-  return found
+  return [_from_values(*row) for row in jsonlines.read(path)]
 
 
 def beside(records: pathlib.Path) -> list[EvaluationRecord]:
@@ -144,17 +122,7 @@ def join(table: pd.DataFrame, found: list[EvaluationRecord]) -> pd.DataFrame:
   return table
 
 
-def _from_values(values: Any, where: str) -> EvaluationRecord:
-  if not isinstance(values, dict) or 'run_id' not in values:
-    raise errors.RecordError(f'{where}: not an evaluation of a run')
-  schema = values.get('schema')
-  if not isinstance(schema, int) or schema > SCHEMA:
-    raise errors.RecordError(
-      f'{where}: schema {schema!r} is not known to this version, which '
-      f'reads up to {SCHEMA}; upgrade varjax'
-    )
+def _from_values(where: str, values: Any) -> EvaluationRecord:
   names = {field.name for field in dataclasses.fields(EvaluationRecord)}
-  unknown = sorted(set(values) - names)
-  if unknown:
-    raise errors.RecordError(f'{where}: unknown key {unknown[0]!r}')
+  jsonlines.check(values, where, 'an evaluation of a run', SCHEMA, names)
   return EvaluationRecord(**values)

@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from varjax import errors
+from varjax import errors, jsonlines
 from varjax.types import PyTree
 
 FILE = 'metrics.jsonl'
@@ -102,15 +102,7 @@ def read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
   path = pathlib.Path(workdir) / FILE
   if not path.is_file():
     return []
-  rows = []
-  for line in path.read_text().splitlines():
-    try:
-      row = json.loads(line)
-    except json.JSONDecodeError:
-      # Only a fragment that a kill left behind is not JSON.
-      continue
-    rows.append(row)
-  return rows
+  return [row for _, row in jsonlines.read(path)]
 
 
 def tensorboard_available() -> bool:

@@ -9,14 +9,13 @@ failed) run and only ever grows; the last line of a run id counts.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import pathlib
 import types as py_types
 import typing
 from typing import Any
 
-from varjax import errors, evaluations
+from varjax import errors, evaluations, jsonlines
 
 if typing.TYPE_CHECKING:
   import pandas as pd
@@ -146,27 +145,14 @@ class RunRecord:
 
 def append(path: str | os.PathLike[str], record: RunRecord) -> None:
   """Adds one line, whole or not at all, and flushes it to the disk."""
-  line = to_line(record).encode()
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with open(path, 'ab+') as file:
-    # A kill can leave half a line behind: end it, so that `load` can tell
-    # the fragment from the new record.
-    if file.tell() and not _ends_with_newline(file):
-      file.write(b'\n')
-    file.write(line)
-    file.flush()
-    os.fsync(file.fileno())
+  jsonlines.append(path, to_line(record))
 
 
 def to_line(record: RunRecord) -> str:
   """One JSON line; NaN and infinity are refused, missing is null."""
-  try:
-    return json.dumps(dataclasses.asdict(record), allow_nan=False) + '\n'
-  except ValueError as error:
-    raise errors.RecordError(
-      f'run {record.run_id}: a record may not hold NaN or infinity'
-    ) from error
+  return jsonlines.line(
+    dataclasses.asdict(record), f'run {record.run_id}: a record'
+  )
 
 
 def read(path: str | os.PathLike[str]) -> list[RunRecord]:
@@ -180,18 +166,7 @@ def read(path: str | os.PathLike[str]) -> list[RunRecord]:
   path = pathlib.Path(path)
   if not path.is_file():
     raise errors.RecordError(f'{path}: no such record file')
-  records = []
-  lines = path.read_text().split('\n')
-  for number, line in enumerate(lines, start=1):
-    if not line.strip():
-      continue
-    try:
-      values = json.loads(line)
-    except json.JSONDecodeError:
-      # Only a fragment that a kill left behind is not JSON.
-      continue
-    records.append(_from_values(values, f'{path}:{number}'))
-  return records
+  return [_from_values(*row) for row in jsonlines.read(path)]
 
 
 def latest(records: list[RunRecord], by_step: bool = False) -> list[RunRecord]:
@@ -284,18 +259,8 @@ def merge(
   return merged
 
 
-def _from_values(values: Any, where: str) -> RunRecord:
-  if not isinstance(values, dict) or not values.get('run_id'):
-    raise errors.RecordError(f'{where}: not a run record')
-  schema = values.get('schema')
-  if not isinstance(schema, int) or schema > SCHEMA:
-    raise errors.RecordError(
-      f'{where}: schema {schema!r} is not known to this version, which '
-      f'reads up to {SCHEMA}; upgrade varjax'
-    )
-  unknown = sorted(set(values) - set(_names()))
-  if unknown:
-    raise errors.RecordError(f'{where}: unknown column {unknown[0]!r}')
+def _from_values(where: str, values: Any) -> RunRecord:
+  jsonlines.check(values, where, 'a run record', SCHEMA, _names())
   return RunRecord(**values)
 
 
@@ -312,8 +277,3 @@ def _dtype(hint: Any) -> str:
   if int in options:
     return 'Int64'
   return 'float64' if float in options else 'object'
-
-
-def _ends_with_newline(file: typing.BinaryIO) -> bool:
-  file.seek(-1, os.SEEK_END)
-  return file.read(1) == b'\n'
