@@ -65,17 +65,18 @@ def test_blockwise_builds_no_square_array():
 
 def test_unknown_backend():
   q, k, v = map(jnp.asarray, _qkv(2))
-  with pytest.raises(ConfigError, match='flash'):
-    attention.attend(q, k, v, scale=1.0, backend='flash')
+  with pytest.raises(ConfigError, match=r'flush.*one of auto, blockwise'):
+    attention.attend(q, k, v, scale=1.0, backend='flush')
 
 
 @pytest.mark.gpu
-def test_cudnn_equals_the_reference():
+@pytest.mark.parametrize('backend', ['cudnn', 'flash'])
+def test_gpu_back_ends_equal_the_reference(backend):
   q, k, v = (jnp.asarray(x, jnp.bfloat16) for x in _qkv(21))
   q, k, v = (jnp.tile(x, (1, 1, 1, 16)) for x in (q, k, v))
   options = {'scale': 0.2, 'blocks': (1, 4, 16)}
   expected = attention.attend(q, k, v, backend='xla', **options)
-  found = attention.attend(q, k, v, backend='cudnn', **options)
+  found = attention.attend(q, k, v, backend=backend, **options)
   np.testing.assert_allclose(
     found.astype(jnp.float32), expected.astype(jnp.float32), atol=0.02
   )

@@ -125,7 +125,7 @@ def test_without_static_blocks_the_reference_is_used():
   [
     ('tpu', jnp.bfloat16, 'splash'),
     ('tpu', jnp.float32, 'splash'),
-    ('gpu', jnp.bfloat16, 'cudnn'),
+    ('gpu', jnp.bfloat16, 'flash'),
     ('gpu', jnp.float32, 'blockwise'),
     ('cpu', jnp.bfloat16, 'xla'),
   ],

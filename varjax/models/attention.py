@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import itertools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +21,9 @@ from jaxtyping import Array, Bool, Float, Int
 import numpy as np
 
 from varjax import errors
-from varjax.models import remat
+from varjax.models import placement, remat
 from varjax.models import splash as splash_kernel
+from varjax.models.flash import block_causal as flash_kernel
 
 Blocks = tuple[int, ...]
 Backend = Callable[
@@ -33,6 +35,18 @@ Backend = Callable[
 _MOST_BLOCKS = 64
 
 
+class Cosine(NamedTuple):
+  """Queries and keys before normalisation, of cosine attention.
+
+  For back ends that normalise by themselves: they need no normalised copies
+  in memory, neither forwards nor for the backward pass.
+  """
+
+  q: jax.Array  # [B, L, N, A]
+  k: jax.Array  # [B, L, N, A]
+  scale: jax.Array  # [N], of the logits of each head
+
+
 def attend(
   q: Float[Array, 'B L N A'],
   k: Float[Array, 'B M N A'],
@@ -42,6 +56,7 @@ def attend(
   blocks: Blocks | None = None,
   steps: Int[Array, '#B L'] | None = None,
   backend: str = 'auto',
+  cosine: Cosine | None = None,
 ) -> Float[Array, 'B L N A']:
   """Attention under the step rule.
 
@@ -52,6 +67,8 @@ def attend(
     blocks: static block sizes that sum to L; block i sees blocks <= i.
     steps: dynamic alternative to `blocks`. With neither, all is seen.
     backend: key of `BACKENDS`, or 'auto' for the platform's choice.
+    cosine: what q and k were normalised from, if they were; the flash back
+      end reads it instead of them.
 
   Returns:
     The attended values, in the type of v.
@@ -61,12 +78,29 @@ def attend(
   """
   if blocks is not None and len(blocks) == 1:
     blocks = None  # One block sees all of itself.
-  name = choose(backend, q.dtype)
+  static = blocks is not None and flash_fits(q)
+  name = choose(backend, q.dtype, static)
+  if name == 'flash' and cosine is not None and steps is None and static:
+    return flash_kernel.attend(
+      cosine.q,
+      cosine.k,
+      v,
+      scale=1.0,
+      blocks=blocks,
+      unit_scale=cosine.scale,
+      interpret=not on_gpu(),
+    )
   return BACKENDS[name](q, k, v, scale, blocks, steps)
 
 
-def choose(backend: str, dtype: jnp.dtype) -> str:
+def choose(backend: str, dtype: jnp.dtype, static: bool = True) -> str:
   """Resolves 'auto' by the platform compiled for and the compute type.
+
+  Args:
+    backend: key of `BACKENDS`, or 'auto'.
+    dtype: compute type.
+    static: whether there are static blocks, and heads that the flash back
+      end has tiles for.
 
   Raises:
     ConfigError: if the back end does not exist.
@@ -75,8 +109,10 @@ def choose(backend: str, dtype: jnp.dtype) -> str:
     platform = target_platform()
     if platform == 'tpu':
       return 'splash'
-    if platform in ('gpu', 'cuda') and dtype != jnp.float32:
-      return 'cudnn'
+    if on_gpu() and dtype != jnp.float32:
+      # Without a rule there is nothing to skip, and with one that varies by
+      # example nothing that could be skipped.
+      return 'flash' if static else 'cudnn'
     return 'xla' if platform == 'cpu' else 'blockwise'
   if backend not in BACKENDS:
     raise errors.ConfigError(
@@ -94,6 +130,18 @@ def target_platform() -> str:
   """
   device = jax.sharding.get_abstract_mesh().abstract_device
   return device.platform if device else jax.default_backend()
+
+
+def on_gpu() -> bool:
+  """Whether the program being traced will run on an NVIDIA GPU."""
+  return target_platform() in ('gpu', 'cuda')
+
+
+def flash_fits(q: Float[Array, 'B L N A']) -> bool:
+  """Whether the flash kernels have tiles for these, and each device some."""
+  return flash_kernel.supports(q.shape[-1]) and placement.divides(
+    q.shape, flash_kernel.AXES
+  )
 
 
 def block_steps(blocks: Blocks) -> np.ndarray:
@@ -210,9 +258,34 @@ def splash(
   )
 
 
+def flash(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  scale: float,
+  blocks: Blocks | None,
+  steps: jax.Array | None,
+) -> jax.Array:
+  """Our kernels for NVIDIA GPUs, which skip what static blocks forbid.
+
+  Also without a rule, where k and v may be longer. Falls back to what 'auto'
+  takes otherwise for rules that vary by example and for heads that are no
+  power of two from 16 to 128. Elsewhere than on a GPU the kernels are
+  interpreted, which is exact and slow.
+  """
+  varies = blocks is None and steps is not None
+  if varies or not flash_kernel.supports(q.shape[-1]):
+    name = choose('auto', q.dtype, static=False)
+    return BACKENDS[name](q, k, v, scale, blocks, steps)
+  return flash_kernel.attend(
+    q, k, v, scale=scale, blocks=blocks, interpret=not on_gpu()
+  )
+
+
 BACKENDS: dict[str, Backend] = {
   'xla': xla,
   'blockwise': blockwise,
   'cudnn': cudnn,
   'splash': splash,
+  'flash': flash,
 }

@@ -124,6 +124,7 @@ class SelfAttention(nn.Module):
       v_bias = self.param('v_bias', dense.zeros(('heads',)), (width,))
       q = q + q_bias.astype(dtype)[None, None]
       v = v + v_bias.astype(dtype)[None, None]
+    cosine = None
     split = (*x.shape[:2], heads, width // heads)
     q, k, v = (
       remat.name(
@@ -141,7 +142,10 @@ class SelfAttention(nn.Module):
       log_scale = self.param(
         'scale', nn.with_logical_partitioning(init, (None,)), (heads,)
       )
-      q, k = self._normalise(q, k, log_scale)
+      head_scale = _head_scale(log_scale)
+      if prefix is None and turns is None:
+        cosine = attention.Cosine(q, k, head_scale)
+      q, k = self._normalise(q, k, head_scale)
       scale = 1.0
     else:
       scale = spec.softmax_scale / math.sqrt(width // heads)
@@ -165,6 +169,7 @@ class SelfAttention(nn.Module):
         blocks=blocks,
         steps=steps,
         backend=spec.attention,
+        cosine=cosine,
       )
     else:
       out = attend_cached(q, keys, values, scale, visible)
@@ -174,12 +179,16 @@ class SelfAttention(nn.Module):
     return remat.name(proj(out), remat.PROJECTION), (k, v)
 
   def _normalise(
-    self, q: jax.Array, k: jax.Array, log_scale: jax.Array
+    self, q: jax.Array, k: jax.Array, head_scale: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
-    # `where` and not `minimum`: at the limit the gradient is 1, not 1/2.
-    log_scale = jnp.where(log_scale <= MAX_LOG_SCALE, log_scale, MAX_LOG_SCALE)
-    scale = jnp.exp(log_scale)[None, None, :, None]
+    scale = head_scale[None, None, :, None]
     return norm.unit(q, scale), norm.unit(k, jnp.ones((1, 1, 1, 1)))
+
+
+def _head_scale(log_scale: Float[Array, 'N']) -> Float[Array, 'N']:
+  # `where` and not `minimum`: at the limit the gradient is 1, not 1/2.
+  log_scale = jnp.where(log_scale <= MAX_LOG_SCALE, log_scale, MAX_LOG_SCALE)
+  return jnp.exp(log_scale)
 
 
 class _FusedProjection(nn.Module):

@@ -12,6 +12,7 @@ from jax import lax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from varjax.models import attention
 from varjax.spec import ModelSpec
 
 
@@ -59,6 +60,8 @@ def attend_cached(
 ) -> Float[Array, 'B T N A']:
   """One step against a whole cache, with the step's own keys at its end.
 
+  On an NVIDIA GPU a kernel reads the filled part alone (`flash.cached`).
+
   Args:
     q: queries of the step.
     k, v: all rows of the cache followed by those of the step.
@@ -68,6 +71,11 @@ def attend_cached(
   Returns:
     The attended values, in the type of v.
   """
+  if attention.on_gpu() and q.dtype != jnp.float32 and attention.flash_fits(q):
+    # Not at the top: models must load where Pallas does not.
+    from varjax.models.flash import cached
+
+    return cached.attend(q, k, v, scale=scale, visible=visible)
   rows, own = k.shape[1], q.shape[1]
   index = jnp.arange(rows)
   seen = (index < visible) | (index >= rows - own)

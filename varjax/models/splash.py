@@ -3,9 +3,7 @@
 The kernel is `jax.experimental.pallas.ops.tpu.splash_attention`; it skips
 tiles that the mask leaves empty and never stores logits. What is added here
 is the mask of the scales (VAR, arXiv 2404.02905, section 3.2), the padding
-that the kernel's tiles need, and the mesh: a kernel is opaque to the
-partitioner, so that it runs under `jax.shard_map`, on the images and heads
-of one device.
+that the kernel's tiles need, and the mesh (see `placement`).
 
 Compiled by the TPU compiler and checked in interpret mode on a CPU; no TPU
 has run it.
@@ -14,16 +12,13 @@ has run it.
 from __future__ import annotations
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 import numpy as np
 
-from varjax import errors, sharding
-from varjax.models import remat
+from varjax.models import placement, remat
 
 LANES = 128  # Of a TPU vector: tiles are multiples of it.
 MAX_TILE = 512  # Its float32 logits, several times over, must fit in VMEM.
@@ -31,6 +26,7 @@ MAX_TILE = 512  # Its float32 logits, several times over, must fit in VMEM.
 # some 0.35 us at 100 TFLOP/s and heads of 64. From memory, not measured.
 TILE_OVERHEAD = 2**17
 Blocks = tuple[int, ...]
+_AXES = ('batch', 'heads', None, None)
 
 
 def block_causal(
@@ -65,27 +61,7 @@ def block_causal(
     for x in (q, k, v)
   )  # [B, N, L, A]
   local = functools.partial(_local, blocks=blocks, interpret=interpret)
-  mesh = jax.sharding.get_abstract_mesh()
-  # Inside of a shard_map these are the arrays of one device already.
-  if mesh.empty or mesh.manual_axes:
-    out = local(q, k, v)
-  else:
-    rows = tuple(sharding.RULES['batch'] or ())
-    columns = sharding.RULES['heads']
-    for what, size, axes in (
-      ('batch_size', q.shape[0], rows),
-      ('model.heads', q.shape[1], (columns,)),
-    ):
-      parts = math.prod(mesh.shape[axis] for axis in axes)
-      if size % parts:
-        raise errors.ConfigError(
-          f'{what}={size}: splash attention needs a multiple of '
-          f'mesh.{" * mesh.".join(axes)} = {parts}'
-        )
-    spec = PartitionSpec(rows, columns, None, None)
-    out = jax.shard_map(
-      local, in_specs=(spec,) * 3, out_specs=spec, check_vma=False
-    )(q, k, v)
+  out = placement.run(local, (q, k, v), (_AXES,) * 3, name='splash')
   return out.swapaxes(1, 2)[:, :length].astype(v.dtype)
 
 

@@ -1,0 +1,47 @@
+"""The flash kernels as a program for NVIDIA GPUs, lowered without one."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from varjax.models.flash import block_causal, cached
+
+BLOCKS = tuple(n * n for n in (1, 2, 3, 4, 5, 6, 8, 10, 13, 16))
+
+
+def _lowered(function, *arguments):
+  traced = jax.jit(function).trace(*arguments)
+  return traced.lower(lowering_platforms=('cuda',)).as_text()
+
+
+@pytest.mark.parametrize('cosine', [False, True])
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float32])
+def test_official_size_lowers_with_gradients(cosine, dtype):
+  x = jax.ShapeDtypeStruct((8, 680, 16, 64), dtype)
+  scale = jax.ShapeDtypeStruct((16,), jnp.float32)
+
+  def program(q, k, v, head_scale, grad):
+    def attend(q, k, v, head_scale):
+      return block_causal.attend(
+        q, k, v, scale=0.125, blocks=BLOCKS,
+        unit_scale=head_scale if cosine else None,
+      )  # fmt: skip
+
+    out, pull = jax.vjp(attend, q, k, v, head_scale)
+    return out, pull(grad)
+
+  text = _lowered(program, x, x, x, scale, x)
+  for name in ('flash_forward', 'flash_dq', 'flash_dkv'):
+    assert name in text
+  assert text.count('@__gpu$xla.gpu.triton') == 3
+
+
+def test_a_cached_step_lowers():
+  q = jax.ShapeDtypeStruct((2, 1, 16, 64), jnp.bfloat16)
+  k = jax.ShapeDtypeStruct((2, 681, 16, 64), jnp.bfloat16)
+  visible = jax.ShapeDtypeStruct((), jnp.int32)
+
+  def program(q, k, v, visible):
+    return cached.attend(q, k, v, scale=1.0, visible=visible)
+
+  assert 'flash_cached' in _lowered(program, q, k, k, visible)

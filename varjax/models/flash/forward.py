@@ -1,0 +1,120 @@
+"""The forward kernel: outputs, and log2 of the softmax's denominator."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
+import jax.numpy as jnp
+
+from varjax.models.flash import softmax, views
+from varjax.models.flash.tiles import Tile
+
+
+def forward(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  limits: jax.Array,
+  inverses: tuple[jax.Array, jax.Array] | None,
+  head_scale: jax.Array | None,
+  *,
+  scale: float,
+  tile: Tile,
+  interpret: bool,
+) -> tuple[jax.Array, jax.Array]:
+  """Attends on one device.
+
+  Args:
+    q: [B, L, N, A]; k, v: [B, M, N, A].
+    limits: int32 [L], how many keys each query sees.
+    inverses: of cosine attention, 1 / |q| as float32 [B, N, L] and 1 / |k|
+      as [B, N, M].
+    head_scale: of cosine attention, float32 [N].
+    scale: of the logits, otherwise.
+    tile: fits the lengths.
+    interpret: run as ordinary operations.
+
+  Returns:
+    The attended values in the type of v, and float32 [B, N, L].
+  """
+  batch, length, heads, head_size = q.shape
+  keys = views.head(k.shape[1], head_size)
+  arguments, unit_views = views.cosine(inverses, head_scale)
+  kernel = functools.partial(
+    _kernel, cosine=bool(arguments), scale=scale, tile=tile
+  )
+  return pl.pallas_call(
+    kernel,
+    grid=(pl.cdiv(length, tile.queries), heads, batch),
+    in_specs=[
+      views.head(length, head_size),
+      keys,
+      keys,
+      views.shared(length),
+      *unit_views,
+    ],
+    out_specs=[views.head(length, head_size), views.row_numbers(length)],
+    out_shape=[
+      jax.ShapeDtypeStruct(q.shape, v.dtype),
+      jax.ShapeDtypeStruct((batch, heads, length), jnp.float32),
+    ],
+    compiler_params=triton.CompilerParams(
+      num_warps=tile.warps, num_stages=tile.stages
+    ),
+    interpret=interpret,
+    name='flash_forward',
+  )(q, k, v, limits, *arguments)
+
+
+def bounds_of_queries(length: int, size: int) -> tuple[jax.Array, jax.Array]:
+  """First row and end of this program's query tile, laid from the end."""
+  after = pl.num_programs(0) - 1 - pl.program_id(0)
+  end = length - after * size
+  return jnp.maximum(end - size, 0), end
+
+
+def _kernel(q_ref, k_ref, v_ref, limits_ref, *refs, cosine, scale, tile):
+  *unit_refs, out_ref, log_ref = refs
+  length, head_size = q_ref.shape
+  keys = k_ref.shape[0]
+  begin, end = bounds_of_queries(length, tile.queries)
+  q = softmax.load_rows(q_ref, begin, tile.queries, end)
+  # Rows beyond the end are never stored; they see a key, to stay finite.
+  limit = softmax.load_vector(limits_ref, begin, tile.queries, end, 1)
+  row = softmax.LOG2_E * scale
+  if cosine:
+    inverse_ref, column_ref, scale_ref = unit_refs
+    inverse = softmax.load_vector(inverse_ref, begin, tile.queries, end, 1.0)
+    row = inverse * (scale_ref[0] * softmax.LOG2_E)
+
+  def body(j, state, cut: bool):
+    first = j * tile.keys
+    bound = keys if cut else None
+    k = softmax.load_rows(k_ref, first, tile.keys, bound)
+    products = softmax.matmul(q, k, turned=True)
+    if cosine:
+      column = softmax.load_vector(column_ref, first, tile.keys, keys, 1.0)
+      products *= column[None]
+    if cut:
+      seen = (first + jnp.arange(tile.keys))[None] < limit[:, None]
+      products = jnp.where(seen, products, -jnp.inf)
+    v = softmax.load_rows(v_ref, first, tile.keys, bound)
+    return softmax.absorb(state, products, row, v)
+
+  state = softmax.start(tile.queries, head_size)
+  full, last = tiles_seen(limits_ref, begin, end, tile.keys)
+  state = lax.fori_loop(0, full, functools.partial(body, cut=False), state)
+  state = lax.fori_loop(full, last, functools.partial(body, cut=True), state)
+  out, log = softmax.finish(state, row)
+  softmax.store_rows(out_ref, begin, end, out)
+  softmax.store_rows(log_ref, begin, end, log)
+
+
+def tiles_seen(limits_ref, begin, end, size: int):
+  """Key tiles that all rows of a tile see whole, and that any sees at all."""
+  least, most = limits_ref[begin], limits_ref[end - 1]
+  return lax.div(least, jnp.int32(size)), softmax.ceil_div(most, size)

@@ -1,0 +1,47 @@
+"""What of each array a program sees: all positions of its image and head.
+
+The last two axes of every grid are heads and images; programs of one head
+follow each other, and find its keys and values in the cache of the device.
+A program loads tiles out of its view by itself.
+"""
+
+from __future__ import annotations
+
+import jax
+from jax.experimental import pallas as pl
+
+
+def head(length: int, head_size: int) -> pl.BlockSpec:
+  """[length, A] of [B, length, N, A]."""
+  return pl.BlockSpec(
+    (None, length, None, head_size), lambda *at: (at[-1], 0, at[-2], 0)
+  )
+
+
+def row_numbers(length: int) -> pl.BlockSpec:
+  """[length] of [B, N, length]."""
+  return pl.BlockSpec((None, None, length), lambda *at: (at[-1], at[-2], 0))
+
+
+def of_split(view: pl.BlockSpec) -> pl.BlockSpec:
+  """The view of one part of a split that is axis 1 of the grid."""
+  shape, place = view.block_shape, view.index_map
+  assert shape is not None
+  assert place is not None
+  return pl.BlockSpec((None, *shape), lambda *at: (at[1], *place(*at)))
+
+
+def shared(length: int) -> pl.BlockSpec:
+  """[length], the same for all programs."""
+  return pl.BlockSpec((length,), lambda *_: (0,))
+
+
+def cosine(
+  inverses: tuple[jax.Array, jax.Array] | None, head_scale: jax.Array | None
+) -> tuple[list[jax.Array], list[pl.BlockSpec]]:
+  """The further arguments of cosine attention, if it is that, and views."""
+  if inverses is None or head_scale is None:
+    return [], []
+  views = [row_numbers(x.shape[-1]) for x in inverses]
+  one = pl.BlockSpec((1,), lambda *at: (at[-2],))
+  return [*inverses, head_scale], [*views, one]
