@@ -12,75 +12,22 @@ import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from varjax.orders.base import Choice, Turn
-from varjax.orders.flat import Canvas, FlatOrder, shuffle, take
-from varjax.types import Codes, Example, Layout, PyTree
+from varjax.orders.flat import shuffle
+from varjax.orders.raster import RasterOrder
+from varjax.types import Layout
 
 
 @dataclasses.dataclass(frozen=True)
-class PermutedOrder(FlatOrder):
+class PermutedOrder(RasterOrder):
   """A token is read where the next of the permutation is predicted."""
-
-  loss_kind = 'exact'
 
   @functools.cached_property
   def layout(self) -> Layout:
-    """Every token is a step; the first has the start symbol."""
+    """Every token is a step, and says where what it reads lies."""
     return self.base_layout(num_origins=self.count)
-
-  @property
-  def turns(self) -> int:
-    """One for each token."""
-    return self.count
-
-  @functools.cached_property
-  def alike(self) -> tuple[int, ...]:
-    """All but the first, which has no input."""
-    return (0, *(1,) * (self.count - 1))
 
   def sequences(self, keys: jax.Array) -> Int[Array, 'B N']:
     """A permutation for each key."""
     return shuffle(keys, self.count)
-
-  def example(
-    self, quantizer: PyTree, codes: Codes, keys: jax.Array
-  ) -> Example:
-    """Codes [B, L, R] in the sequence of their keys."""
-    del quantizer
-    sequence = self.sequences(keys)
-    tokens = take(self.tokens_of(codes), sequence)
-    return Example(
-      inputs=self.symbols_of(tokens, sequence)[:, :-1, None],
-      targets=tokens[..., None],
-      weights=jnp.ones(tokens.shape, jnp.float32),
-      positions=sequence,
-      steps=jnp.arange(self.count, dtype=jnp.int32)[None],
-      origins=sequence[:, :-1],
-    )
-
-  def turn(self, state: Canvas, step: int | jax.Array, like: int) -> Turn:
-    """Reads the token before and asks for the one at `step`."""
-    here = self._number(state, step)
-    if not like:
-      return Turn(None, here, here)
-    before = self._number(state, step - 1)
-    symbol = self.symbols_of(take(state.tokens, before), before)
-    return Turn(symbol[..., None], here, here, origins=before)
-
-  def advance(
-    self,
-    quantizer: PyTree,
-    state: Canvas,
-    choice: Choice,
-    step: int | jax.Array,
-    like: int,
-  ) -> Canvas:
-    """Puts the token at `step`."""
-    del quantizer, like
-    return self.put(state, choice, self._number(state, step))
-
-  def _number(self, state: Canvas, step: int | jax.Array) -> Int[Array, 'B 1']:
-    return jnp.take(state.sequence, step, axis=1)[:, None]

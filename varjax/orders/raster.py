@@ -12,9 +12,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Int
 
 from varjax.orders.base import Choice, Turn
-from varjax.orders.flat import Canvas, FlatOrder
+from varjax.orders.flat import Canvas, FlatOrder, take
 from varjax.types import Codes, Example, Layout, PyTree
 
 
@@ -43,26 +44,27 @@ class RasterOrder(FlatOrder):
     self, quantizer: PyTree, codes: Codes, keys: jax.Array | None = None
   ) -> Example:
     """Codes [B, L, R] with the inputs of teacher forcing [B, N-1, 1]."""
-    del quantizer, keys
-    tokens = self.tokens_of(codes)
-    numbers = jnp.arange(self.count, dtype=jnp.int32)[None]
+    del quantizer
+    sequence = self.sequences(keys)
+    tokens = take(self.tokens_of(codes), sequence)
     return Example(
-      inputs=self.symbols_of(tokens, numbers)[:, :-1, None],
+      inputs=self.symbols_of(tokens, sequence)[:, :-1, None],
       targets=tokens[..., None],
       weights=jnp.ones(tokens.shape, jnp.float32),
-      positions=numbers,
-      steps=numbers,
+      positions=sequence,
+      steps=jnp.arange(self.count, dtype=jnp.int32)[None],
+      origins=sequence[:, :-1] if self.layout.num_origins else None,
     )
 
   def turn(self, state: Canvas, step: int | jax.Array, like: int) -> Turn:
     """Reads the token before and asks for the one at `step`."""
-    here = jnp.full((1, 1), step, jnp.int32)
-    inputs = None
-    if like:
-      before = here - 1
-      token = jnp.take(state.tokens, before[0], axis=1)
-      inputs = self.symbols_of(token, before)[..., None]
-    return Turn(inputs, here, here)
+    here = self._number(state, step)
+    if not like:
+      return Turn(None, here, here)
+    before = self._number(state, step - 1)
+    symbol = self.symbols_of(take(state.tokens, before), before)
+    origins = before if self.layout.num_origins else None
+    return Turn(symbol[..., None], here, here, origins=origins)
 
   def advance(
     self,
@@ -74,4 +76,7 @@ class RasterOrder(FlatOrder):
   ) -> Canvas:
     """Puts the token at `step`."""
     del quantizer, like
-    return self.put(state, choice, jnp.full((1, 1), step, jnp.int32))
+    return self.put(state, choice, self._number(state, step))
+
+  def _number(self, state: Canvas, step: int | jax.Array) -> Int[Array, '#B 1']:
+    return jnp.take(state.sequence, step, axis=1)[:, None]

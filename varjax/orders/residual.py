@@ -20,9 +20,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from varjax.orders.base import Choice, Given, Turn
-from varjax.spec import OrderSpec, TokenizerSpec
-from varjax.tokenizers.base import Quantizer, code_spec
-from varjax.types import Codes, CodeSpec, Example, Layout
+from varjax.orders.features import FeatureOrder
+from varjax.tokenizers.base import Quantizer
+from varjax.types import Codes, Example, Layout
 
 
 @flax.struct.dataclass
@@ -34,40 +34,15 @@ class Stacks:
 
 
 @dataclasses.dataclass(frozen=True)
-class ResidualOrder:
-  """Stacks of R codes; see `orders.base.Order` for the methods.
-
-  Attributes:
-    spec: the tokenizer whose codes are ordered.
-    order: has no settings for this order.
-  """
-
-  spec: TokenizerSpec
-  order: OrderSpec = OrderSpec()
-  loss_kind = 'exact'
-  cached = True
-
-  @functools.cached_property
-  def code_spec(self) -> CodeSpec:
-    """Grids and alphabet."""
-    return code_spec(self.spec)
+class ResidualOrder(FeatureOrder):
+  """Stacks of R codes; it has no settings."""
 
   @functools.cached_property
   def layout(self) -> Layout:
     """Every position is a step; the first has the start symbol."""
     codes = self.code_spec
-    return Layout(
-      positions=codes.positions,
-      start=1,
-      block_sizes=(1,) * codes.positions,
-      input_kind='features',
-      input_dim=codes.code_dim,
-      targets_per_position=codes.codes_per_position,
-      vocab=codes.vocab,
-      num_positions=codes.positions,
-      num_steps=0,
-      grids=codes.grids,
-      depth_dim=codes.code_dim,
+    return self.blocks(
+      (1,) * codes.positions, num_steps=0, depth_dim=codes.code_dim
     )
 
   @property

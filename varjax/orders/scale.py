@@ -14,14 +14,13 @@ import functools
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 import numpy as np
 
 from varjax.orders.base import Choice, Given, Turn
-from varjax.spec import OrderSpec, TokenizerSpec
+from varjax.orders.features import FeatureOrder
 from varjax.tokenizers import msvq
-from varjax.tokenizers.base import code_spec
-from varjax.types import Codes, CodeSpec, Example, Layout
+from varjax.types import Codes, Example, Layout
 
 
 @flax.struct.dataclass
@@ -33,40 +32,13 @@ class Scales:
 
 
 @dataclasses.dataclass(frozen=True)
-class ScaleOrder:
-  """The order of VAR; see `orders.base.Order` for the methods.
-
-  Attributes:
-    spec: the tokenizer whose scales are ordered.
-    order: has no settings for this order.
-  """
-
-  spec: TokenizerSpec
-  order: OrderSpec = OrderSpec()
-  loss_kind = 'exact'
-  cached = True
-
-  @functools.cached_property
-  def code_spec(self) -> CodeSpec:
-    """Grids and alphabet."""
-    return code_spec(self.spec)
+class ScaleOrder(FeatureOrder):
+  """The order of VAR; it has no settings."""
 
   @functools.cached_property
   def layout(self) -> Layout:
     """Static shapes; each scale is a block, the first is start symbols."""
-    codes = self.code_spec
-    return Layout(
-      positions=codes.positions,
-      start=codes.block_sizes[0],
-      block_sizes=codes.block_sizes,
-      input_kind='features',
-      input_dim=codes.code_dim,
-      targets_per_position=1,
-      vocab=codes.vocab,
-      num_positions=codes.positions,
-      num_steps=len(codes.grids),
-      grids=codes.grids,
-    )
+    return self.blocks(self.code_spec.block_sizes)
 
   @property
   def turns(self) -> int:
@@ -108,12 +80,6 @@ class ScaleOrder:
     start, stop = self.code_spec.offsets[step : step + 2]
     positions = jnp.arange(start, stop, dtype=jnp.int32)[None]
     return Turn(state.inputs, positions, positions)
-
-  def embed(
-    self, quantizer: msvq.Quantizer, codes: Int[Array, 'B T R']
-  ) -> Float[Array, 'B T C']:
-    """Codes as raw codebook rows."""
-    return msvq.embed(quantizer, codes)
 
   def advance(
     self,

@@ -17,16 +17,15 @@ import einops
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 import numpy as np
 
 from varjax import errors
 from varjax.orders.base import Choice, Given, Turn
-from varjax.spec import OrderSpec, TokenizerSpec
+from varjax.orders.features import FeatureOrder
 from varjax.tokenizers import msvq
-from varjax.tokenizers.base import code_spec
 from varjax.tokenizers.resize import resize
-from varjax.types import Codes, CodeSpec, Example, Layout
+from varjax.types import Codes, Example, Layout
 
 
 @flax.struct.dataclass
@@ -39,23 +38,8 @@ class Parts:
 
 
 @dataclasses.dataclass(frozen=True)
-class SplitOrder:
-  """Sets of scales; see `orders.base.Order` for the methods.
-
-  Attributes:
-    spec: the tokenizer whose scales are ordered.
-    order: `splits` of each scale; () is one each.
-  """
-
-  spec: TokenizerSpec
-  order: OrderSpec = OrderSpec()
-  loss_kind = 'exact'
-  cached = True
-
-  @functools.cached_property
-  def code_spec(self) -> CodeSpec:
-    """Grids and alphabet."""
-    return code_spec(self.spec)
+class SplitOrder(FeatureOrder):
+  """Sets of scales, `order.splits` of each; () is one each."""
 
   @functools.cached_property
   def sets(self) -> tuple[tuple[int, np.ndarray], ...]:
@@ -82,20 +66,7 @@ class SplitOrder:
   @functools.cached_property
   def layout(self) -> Layout:
     """Every set is a block; the first is start symbols."""
-    codes = self.code_spec
-    sizes = tuple(len(cells) for _, cells in self.sets)
-    return Layout(
-      positions=codes.positions,
-      start=sizes[0],
-      block_sizes=sizes,
-      input_kind='features',
-      input_dim=codes.code_dim,
-      targets_per_position=1,
-      vocab=codes.vocab,
-      num_positions=codes.positions,
-      num_steps=len(sizes),
-      grids=codes.grids,
-    )
+    return self.blocks(tuple(len(cells) for _, cells in self.sets))
 
   @property
   def turns(self) -> int:
@@ -143,12 +114,6 @@ class SplitOrder:
     del like
     numbers = jnp.asarray(self._numbers(step), jnp.int32)[None]
     return Turn(state.inputs if step else None, numbers, numbers)
-
-  def embed(
-    self, quantizer: msvq.Quantizer, codes: Int[Array, 'B T R']
-  ) -> Float[Array, 'B T C']:
-    """Codes as raw codebook rows."""
-    return msvq.embed(quantizer, codes)
 
   def advance(
     self,
