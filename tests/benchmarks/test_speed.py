@@ -16,7 +16,14 @@ ABSENT = ('tensorflow_datasets', 'clu', 'grain', 'array_record',
 @pytest.mark.slow
 @pytest.mark.parametrize(
   'name',
-  ['step_time', 'decode', 'tokenize_images', 'compile_time', 'feed'],
+  [
+    'step_time',
+    'attention',
+    'decode',
+    'tokenize_images',
+    'compile_time',
+    'feed',
+  ],
 )
 def test_quick(name):
   absent = () if name == 'feed' else ABSENT

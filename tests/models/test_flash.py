@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -248,7 +249,7 @@ def _shapes(jaxpr):
   for equation in jaxpr.eqns:
     yield from (v.aval.shape for v in equation.outvars)
     if equation.primitive.name != 'pallas_call':
-      for inner in jax.core.jaxprs_in_params(equation.params):
+      for inner in jax.extend.core.jaxprs_in_params(equation.params):
         yield from _shapes(inner)
 
 
@@ -287,6 +288,42 @@ def test_what_is_kept_for_the_backward_pass(cosine):
   assert sum(x.size for x in numbers) == 160 * (3 if cosine else 1) + (
     2 if cosine else 0
   )
+
+
+@pytest.mark.parametrize(('remat_name', 'runs'), [('light', 1), ('dots', 2)])
+def test_a_policy_that_keeps_the_results_spares_a_second_run(remat_name, runs):
+  q = jnp.zeros((1, 20, 1, HEAD))
+
+  def layer(q, k, v):
+    q, k, v = (
+      remat.name(x, label)
+      for x, label in zip(
+        (jnp.sin(q), jnp.sin(k), jnp.sin(v)),
+        (remat.QUERY, remat.KEY, remat.VALUE),
+        strict=True,
+      )
+    )
+    return _kernel((4, 16), 1.0, q, k, v).sum()
+
+  policy = remat.policy(remat_name)
+  grad = jax.grad(jax.checkpoint(layer, policy=policy), (0, 1, 2))
+  names = list(_kernel_names(jax.make_jaxpr(grad)(q, q, q).jaxpr))
+  assert names.count('flash_forward') == runs
+  assert names.count('flash_dq') == names.count('flash_dkv') == 1
+
+
+def _kernel_names(jaxpr):
+  """Of the kernels whose results something reads; XLA drops the others."""
+  read = {
+    id(x) for e in jaxpr.eqns for x in e.invars
+  } | {id(x) for x in jaxpr.outvars}  # fmt: skip
+  for equation in jaxpr.eqns:
+    if equation.primitive.name == 'pallas_call':
+      if any(id(x) in read for x in equation.outvars):
+        yield equation.params['name']
+    else:
+      for inner in jax.extend.core.jaxprs_in_params(equation.params):
+        yield from _kernel_names(inner)
 
 
 def test_falls_back_where_it_has_no_tiles():

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from varjax.models.flash import tiles
+from varjax.models.flash import costs, tiles
 
 AT_256 = tuple(n * n for n in (1, 2, 3, 4, 5, 6, 8, 10, 13, 16))
 AT_512 = tuple(n * n for n in (1, 2, 3, 4, 6, 9, 13, 18, 24, 32))
@@ -106,3 +106,20 @@ def test_without_blocks_all_keys_are_seen():
   assert tiles.visited_by_queries(None, 3, 50, tile) == 4
   assert tiles.visited_by_keys(None, 3, 50, tile) == 4
   assert tiles.visible_pairs(None, 3, 50) == 150
+
+
+def test_costs_by_hand():
+  tile = tiles.Tile(16, 16)
+  counted = costs.costs(
+    (16, 32), (2, 48, 3, 16), 2, backward=True,
+    tiles=tiles.Tiles(tile, tile, tile),
+  )  # fmt: skip
+  # One tile of the first block and three for each of two of the second.
+  assert counted.visited == {'forward': 7, 'dq': 7, 'dkv': 7}
+  assert counted.flops == 6 * 7 * 9 * 2 * 16 * 16 * 16
+  assert counted.flops_visible == 6 * 3 * 4 * 16 * (16 * 16 + 32 * 48)
+  # 16 tensors read or written; the logarithm 3 times, delta twice.
+  assert counted.bytes == 6 * 48 * (16 * 16 * 2 + 5 * 4)
+  forward = costs.costs((16, 32), (2, 48, 3, 16), 2, backward=False)
+  assert forward.flops_visible * 3 == counted.flops_visible
+  assert forward.bytes == 6 * 48 * (4 * 16 * 2 + 4)

@@ -9,6 +9,7 @@ forbids are never visited, and cosine attention without normalised copies of
 queries and keys in memory.
 
   tiles.py         how a rule and tiles meet: sizes, limits, counts
+  costs.py         what the kernels compute and move, counted
   views.py         what of each array a program sees
   softmax.py       products and the running softmax of one tile
   forward.py       outputs and the log of the softmax's denominator
