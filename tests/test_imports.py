@@ -24,7 +24,7 @@ LAYERS = (
     'schedule', 'progressive', 'params', 'tokenizer_costs', 'tokenizer_rules',
     'backbone_costs', 'reconstruct_costs', 'scale_schedules',
     'flops', 'families', 'decode_costs', 'memory', 'devices', 'topology',
-    'roofline', 'workdir', 'clock',
+    'roofline', 'phases', 'workdir', 'clock',
     'window', 'signals', 'progress', 'checksum', 'compilation', 'profiler',
     'replica_groups', 'collectives', 'hlo', 'distributed', 'explain', 'storage',
   ),
@@ -182,7 +182,7 @@ def _run(code: str) -> None:
   'groups',
   [
     ('spec', 'records', 'devices'),
-    ('flops', 'params', 'memory', 'tokenizer_costs'),
+    ('flops', 'params', 'memory', 'phases', 'tokenizer_costs'),
     ('config', 'sweep', 'identity', 'schedule'),
     ('scaling',),
     ('compilation',),

@@ -1,0 +1,265 @@
+"""One training update in phases: products, bytes and kernels of each.
+
+The analytic model behind `benchmarks/step_time.py`: what a device cannot go
+below, phase by phase, so that a measured step shows where its gap is. FLOPs
+are those of `varjax.flops`. Bytes and launches assume the best that fusion
+can do: every matrix product and every attention is one kernel, every chain
+of element-wise work between them one more, and each reads its inputs and
+writes its outputs once. One device that holds everything; no JAX in here.
+Source of the shapes: VAR (arXiv 2404.02905). Conventions: docs/flops.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+import dataclasses
+
+from varjax import errors, flops
+from varjax.devices import Device
+from varjax.params import (
+  Sequence,
+  head_outputs,
+  hidden_width,
+  parameter_counts,
+  scale_sequence,
+)
+from varjax.spec import RunSpec
+
+_FLOAT32 = 4
+_BYTES = {'float32': 4, 'bfloat16': 2}
+_ELEMENTWISE = ('norm', 'unit', 'activation', 'residual')
+# Phases of a block that each policy of `model.remat` repeats.
+_REPEATED = {
+  'none': (),
+  'light': _ELEMENTWISE,
+  'dots': (*_ELEMENTWISE, 'attention'),
+  'slim': (*_ELEMENTWISE, 'fc1'),
+  'full': (*_ELEMENTWISE, 'qkv', 'attention', 'projection', 'fc1', 'fc2'),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+  """A part of an update, over all layers.
+
+  Attributes:
+    name: what it is.
+    flops: of matrix products.
+    bytes: read and written in device memory.
+    launches: kernels.
+  """
+
+  name: str
+  flops: int
+  bytes: int
+  launches: int
+
+  def seconds(self, device: Device) -> float:
+    """The longer of computing and moving, at measured speeds if known."""
+    speed = device.measured_flops or device.peak_flops
+    bandwidth = device.measured_bandwidth or device.bandwidth
+    return max(self.flops / speed, self.bytes / bandwidth)
+
+
+def train_phases(
+  run: RunSpec, sequence: Sequence | None = None
+) -> tuple[Phase, ...]:
+  """The phases of one update on one device, in their order.
+
+  Forward phases, their backward counterparts, what `model.remat` and
+  `model.loss_chunks` repeat, casts of the weights, and the optimiser. The
+  FLOPs of forward and backward add up to `flops.train_flops_per_image`.
+
+  Args:
+    run: a transformer run; accumulation repeats all but the optimiser.
+    sequence: of the run's order; only next-scale needs none.
+
+  Raises:
+    ConfigError: a tokenizer's run, an order with a depth transformer, or an
+      unresolved `model.remat`.
+  """
+  if run.task != 'generate':
+    raise errors.ConfigError('phases are counted for transformers only')
+  sequence = sequence or scale_sequence(run)
+  if sequence.depth_dim:
+    raise errors.ConfigError(
+      f'order.name={run.order.name!r}: phases of a depth transformer are not '
+      'counted'
+    )
+  model, parts = run.model, run.optim.accumulate
+  if model.remat not in _REPEATED:
+    raise errors.ConfigError(
+      f'model.remat={model.remat!r}: must be one of {", ".join(_REPEATED)}'
+    )
+  images = run.batch_size // parts
+  forward = _forward(run, sequence, images)
+  backward = _backward(run, sequence, images)
+  blocks = [p for p in forward if p.name in _REPEATED[model.remat]]
+  if model.loss_chunks > 1:
+    blocks += [p for p in forward if p.name == 'head']
+  cast = _BYTES[model.compute_dtype]
+  weights = parameter_counts(model, sequence).total
+  copies = 0 if cast == _FLOAT32 else 1 + (model.remat != 'none')
+  phases = [
+    *forward,
+    *backward,
+    _together('recomputation', blocks),
+    Phase('casts', 0, copies * weights * (_FLOAT32 + cast), copies),
+  ]
+  phases = [
+    Phase(p.name, parts * p.flops, parts * p.bytes, parts * p.launches)
+    for p in phases
+  ]
+  return *phases, _optimiser(run, weights)
+
+
+def optimiser_bytes(run: RunSpec, weights: int) -> int:
+  """Bytes of clipping and AdamW: two reads of the gradients, one pass.
+
+  Gradients are read once for their norm. Then gradients, weights and both
+  moments are read, and weights and moments written; an average of the
+  weights is read and written.
+  """
+  moments = _FLOAT32 + _BYTES[run.optim.moments_dtype]
+  read_twice = 2 if run.optim.clip_norm > 0 else 1
+  state = _FLOAT32 + moments + _FLOAT32 * (run.ema > 0)
+  return weights * (read_twice * _FLOAT32 + 2 * state)
+
+
+def _optimiser(run: RunSpec, weights: int) -> Phase:
+  # One kernel for the norm and one for the update of each kind of tensor is
+  # what a compiler makes of it; there are about twenty tensors.
+  return Phase('optimiser', 0, optimiser_bytes(run, weights), 40)
+
+
+def total(phases: Iterable[Phase]) -> Phase:
+  """All of them as one, whose `seconds` overlap perfectly."""
+  return _together('total', phases)
+
+
+def serial_seconds(phases: Iterable[Phase], device: Device) -> float:
+  """One phase after the other, each at its own roofline."""
+  return sum(phase.seconds(device) for phase in phases)
+
+
+def _together(name: str, phases: Iterable[Phase]) -> Phase:
+  phases = tuple(phases)
+  return Phase(
+    name,
+    sum(p.flops for p in phases),
+    sum(p.bytes for p in phases),
+    sum(p.launches for p in phases),
+  )
+
+
+def _products(run: RunSpec) -> dict[str, tuple[int, int]]:
+  """Inputs and outputs of the products of a row in one block."""
+  d, m = run.model.width, hidden_width(run.model)
+  up = 2 * m if run.model.mlp == 'swiglu' else m
+  return {
+    'qkv': (d, 3 * d),
+    'projection': (d, d),
+    'fc1': (d, up),
+    'fc2': (m, d),
+  }
+
+
+def _forward(run: RunSpec, sequence: Sequence, images: int) -> list[Phase]:
+  model = run.model
+  work = flops.forward_flops_per_image(model, sequence)
+  d, m, n = model.width, hidden_width(model), model.depth
+  c, rows = _BYTES[model.compute_dtype], images * sequence.positions
+  values = head_outputs(model, sequence)
+  counts = parameter_counts(model, sequence)
+  products = {
+    name: Phase(
+      name,
+      2 * n * rows * a * b,
+      n * c * (rows * (a + b) + a * b),
+      n,
+    )
+    for name, (a, b) in _products(run).items()
+  }
+  up = products['fc1'].flops // (2 * n * rows * d)
+  found = [
+    # Inputs and two tables in; one sum out, in float32.
+    Phase(
+      'embed',
+      images * work.embed,
+      _FLOAT32 * rows * (sequence.input_dim + 4 * d),
+      3,
+    ),
+    Phase('adaln', images * work.adaln, c * counts.adaln, int(work.adaln > 0)),
+    Phase('norm', 0, n * 2 * rows * 2 * d * c, 2 * n),
+    products['qkv'],
+    Phase('unit', 0, n * rows * 4 * d * c, 2 * n),
+    Phase('attention', images * work.attention, n * rows * 4 * d * c, n),
+    products['projection'],
+    # Branch and stream in, stream out.
+    Phase('residual', 0, n * 2 * rows * 3 * d * c, 2 * n),
+    products['fc1'],
+    Phase('activation', 0, n * rows * (up + m) * c, n),
+    products['fc2'],
+    Phase(
+      'head',
+      images * work.head,
+      rows * (3 * d * c + values * _FLOAT32) + c * d * values,
+      2,
+    ),
+    Phase('loss', 0, rows * values * _FLOAT32, 1),
+  ]
+  return [p for p in found if p.name != 'unit' or model.l2_norm]
+
+
+def _backward(run: RunSpec, sequence: Sequence, images: int) -> list[Phase]:
+  """Two products for one; element-wise work reads its input once more."""
+  model = run.model
+  work = flops.forward_flops_per_image(model, sequence)
+  d, m, n = model.width, hidden_width(model), model.depth
+  c, rows = _BYTES[model.compute_dtype], images * sequence.positions
+  values = head_outputs(model, sequence)
+  counts = parameter_counts(model, sequence)
+  products = {
+    name: Phase(
+      name,
+      4 * n * rows * a * b,
+      n * (2 * c * rows * (a + b) + (c + _FLOAT32) * a * b),
+      2 * n,
+    )
+    for name, (a, b) in _products(run).items()
+  }
+  up = products['fc1'].flops // (4 * n * rows * d)
+  head = counts.head
+  found = [
+    # Logits in; their gradient out, in the compute type.
+    Phase('loss', 0, rows * values * (_FLOAT32 + c), 1),
+    Phase(
+      'head',
+      2 * images * work.head,
+      rows * c * (2 * values + 5 * d) + head * (c + _FLOAT32),
+      3,
+    ),
+    products['fc2'],
+    Phase('activation', 0, n * rows * (2 * up + m) * c, n),
+    products['fc1'],
+    Phase('residual', 0, n * 2 * rows * 3 * d * c, 2 * n),
+    products['projection'],
+    # q, k, v, output and its gradient in, three gradients out.
+    Phase('attention', 2 * images * work.attention, n * rows * 8 * d * c, n),
+    Phase('unit', 0, n * rows * 6 * d * c, 2 * n),
+    products['qkv'],
+    # The stream, two gradients in, one out.
+    Phase('norm', 0, n * 2 * rows * 4 * d * c, 2 * n),
+    Phase(
+      'adaln',
+      2 * images * work.adaln,
+      (c + _FLOAT32) * counts.adaln,
+      2 * int(work.adaln > 0),
+    ),
+    Phase('embed', 2 * images * work.embed, _FLOAT32 * rows * 3 * d, 3),
+  ]
+  return [
+    dataclasses.replace(p, name=f'{p.name}, backward')
+    for p in found
+    if p.name != 'unit' or model.l2_norm
+  ]
