@@ -83,6 +83,15 @@ def test_a_generation_makes_the_products_that_are_counted(model):
   assert (costs.steps, costs.rows, costs.depth_steps) == (6, 6, 18)
 
 
+def test_a_loss_in_parts_computes_the_depth_transformer_again():
+  whole = flops.hardware_train_flops_per_image(ADALN, SEQUENCE)
+  parts = dataclasses.replace(ADALN, loss_chunks=2)
+  alone = dataclasses.replace(SEQUENCE, depth_dim=0)
+  depth = whole - flops.hardware_train_flops_per_image(ADALN, alone)
+  again = flops.hardware_train_flops_per_image(parts, SEQUENCE) - whole
+  assert again == depth // 3 + 2 * 6 * 8 * 3 * 9
+
+
 def test_without_a_cache_the_depth_transformer_costs_the_same():
   cached, anew = (
     decode_costs.decode_costs(ADALN, SEQUENCE, cached=cached)

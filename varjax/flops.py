@@ -179,11 +179,14 @@ def hardware_train_flops_per_image(
   forward = _forward(model, sequence, masked=not skips_masked)
   hidden = model.width * hidden_width(model)
   hidden *= 2 if model.mlp == 'swiglu' else 1
+  layers = model.depth
+  if sequence.depth_dim:
+    layers += model.depth_layers * sequence.targets_per_position
   again = {
     'none': 0,
     'light': 0,
     'dots': forward.attention,
-    'slim': 2 * model.depth * sequence.positions * hidden,
+    'slim': 2 * layers * sequence.positions * hidden,
     'full': forward.body,
   }
   if model.remat not in again:
@@ -194,6 +197,9 @@ def hardware_train_flops_per_image(
   if model.loss_chunks > 1:
     logits = 2 * sequence.positions * model.width
     logits *= head_outputs(model, sequence)
+    # The depth transformer is a part of the head, and computed with it.
+    alone = dataclasses.replace(sequence, depth_dim=0)
+    logits += forward.total - _forward(model, alone, not skips_masked).total
   return (1 + _BACKWARD) * forward.total + again[model.remat] + logits
 
 
