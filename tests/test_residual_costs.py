@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 import worlds
 
-from varjax import decode_costs, flops, memory, params
+from varjax import decode_costs, families, flops, memory, params
 from varjax.orders import sequence_of
 from varjax.sampling import loop
 from varjax.spec import (
@@ -111,6 +111,16 @@ def test_depth_costs_less_than_the_same_codes_in_raster_order():
   )
   assert one.steps * 3 == other.steps
   assert one.pairs < other.pairs / 8
+  member = families.member('rq-1.4B')  # The numbers of docs/flops.md.
+  flat = dataclasses.replace(member.model, depth=48)
+  costs = [
+    decode_costs.decode_costs(
+      model, sequence_of(order, member.tokenizer), cached=True
+    )
+    for model, order in ((member.model, ORDER), (flat, OrderSpec('raster')))
+  ]
+  assert [(c.steps, c.depth_steps) for c in costs] == [(64, 256), (256, 0)]
+  assert [f'{c.flops:.3g}' for c in costs] == ['2.53e+11', '7.18e+11']
   single = TokenizerSpec('vq', code_dim=3, vocab=9, scales=((2, 3),))
   assert sequence_of(ORDER, single).targets_per_position == 1
 
