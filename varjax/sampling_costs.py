@@ -60,8 +60,10 @@ class Pass:
     return self.weight_bytes + self.cache_bytes + self.logit_bytes
 
   def seconds(self, device: Device) -> float:
-    """At the device's nominal peak, or at its nominal bandwidth."""
-    return max(self.flops / device.peak_flops, self.bytes / device.bandwidth)
+    """The longer of computing and moving, at measured speeds if known."""
+    speed = device.measured_flops or device.peak_flops
+    bandwidth = device.measured_bandwidth or device.bandwidth
+    return max(self.flops / speed, self.bytes / bandwidth)
 
 
 def roofline_s(passes: Iterable[Pass], device: Device) -> float:
