@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from varjax import devices, errors, flops, sampling_costs
+from varjax import decode_costs, devices, flops, sampling_costs
 from varjax.params import Sequence, parameter_counts
 from varjax.spec import ModelSpec, PrecisionSpec, SampleSpec, TokenizerSpec
 
@@ -86,7 +86,19 @@ def test_one_image_waits_for_the_weights_and_many_for_products():
   assert products <= sampling_costs.roofline_s(many, h100) < 1.2 * products
 
 
-def test_a_depth_transformer_is_refused():
-  sequence = Sequence((1, 1), 1, 3, 7, 2, 0, depth_dim=3)
-  with pytest.raises(errors.ConfigError, match='depth transformer'):
-    sampling_costs.sampling_passes(MODEL, sequence)
+def test_codes_of_a_position_are_passes_of_the_depth_transformer():
+  sequence = Sequence((1,) * 6, 1, 3, 7, 6, 0, targets_per_position=4,
+                      depth_dim=3)  # fmt: skip
+  model = dataclasses.replace(MODEL, depth=3, depth_layers=2)
+  passes = sampling_costs.sampling_passes(model, sequence, 5, PLAIN)
+  costs = decode_costs.decode_costs(model, sequence, cached=True)
+  assert _total('flops', passes) == 5 * costs.flops
+  depth = [one for one in passes if 'code' in one.name]
+  assert len(depth) == costs.depth_steps == 24
+  assert len(passes) == 1 + costs.steps + 24
+  counts = parameter_counts(model, sequence)
+  assert {one.weight_bytes for one in depth} == {
+    2 * (counts.depth + counts.head)
+  }
+  assert {one.logit_bytes for one in passes if one not in depth} == {0}
+  assert depth[3].cache_bytes == 4 * depth[0].cache_bytes

@@ -1,7 +1,8 @@
 """What a sampling program computes and moves, pass by pass.
 
 A generation is a chain of passes over the transformer: one for each step, one
-more where guidance begins late, and the decoder. Small ones wait for memory:
+more where guidance begins late, one over the depth transformer for each code
+where there is one, and the decoder. Small ones wait for memory:
 each reads all weights, so that a batch of one image is bound by the number
 of steps times the bytes of the weights. Counted are products, weights, the
 cache, and logits written and read once; activations inside a block are not.
@@ -14,7 +15,7 @@ from collections.abc import Iterable
 import dataclasses
 import itertools
 
-from varjax import errors, flops
+from varjax import flops
 from varjax.devices import Device
 from varjax.params import Sequence, head_outputs, parameter_counts
 from varjax.spec import ModelSpec, PrecisionSpec, SampleSpec, TokenizerSpec
@@ -32,7 +33,7 @@ class Pass:
   """Work that one pass does for a whole batch, and bytes that it moves.
 
   Attributes:
-    name: 'labels', 'step 3', 'catch up', 'decoder'.
+    name: 'labels', 'step 3', 'step 3 code 1', 'catch up', 'decoder'.
     halves: of the batch that are run; 2 under guidance.
     rows: positions through the blocks, over images and halves.
     layers: blocks that follow each other.
@@ -87,15 +88,8 @@ def sampling_passes(
     batch: images.
     sample: guidance and truncation.
     precision: types of arithmetic, weights and cache.
-
-  Raises:
-    ConfigError: an order with a depth transformer, which is not counted.
   """
   sequence = flops.sequence_of(codes)
-  if sequence.depth_dim:
-    raise errors.ConfigError(
-      'sampling_passes: does not count the depth transformer of residual order'
-    )
   sizes = sequence.block_sizes
   guided = (
     range(*(sample.guided or (0, len(sizes)))) if sample.cfg else range(0)
@@ -107,6 +101,8 @@ def sampling_passes(
       passes.append(count.step(range(step), 1, 'catch up'))
     halves = 2 if step in guided else 1
     passes.append(count.step(range(step, step + 1), halves, f'step {step}'))
+    if sequence.depth_dim:
+      passes += count.codes(step, halves)
   if isinstance(codes, TokenizerSpec):
     work = flops.tokenizer_flops_per_image(codes, 'decode')
     work += flops.tokenizer_flops_per_image(codes, 'features')
@@ -130,13 +126,18 @@ class _Counter:
     precision: PrecisionSpec,
   ):
     self._model, self._sequence, self._batch = model, sequence, batch
-    self._sample = sample
+    self._filters = _TOP_K_PASSES * bool(sample.top_k)
+    self._filters += _TOP_P_PASSES * bool(sample.top_p)
     compute = precision.compute or model.compute_dtype
+    self._compute_size = _BYTES[compute]
     self._weight_size = _BYTES[precision.weights or compute]
     self._cache_row = model.width * _BYTES[precision.cache or compute]
     if precision.cache == 'int8':
       self._cache_row += model.heads * _FLOAT32
-    self._whole = flops.forward_flops_per_image(model, sequence)
+    # Of the large transformer alone.
+    self._whole = flops.forward_flops_per_image(
+      model, dataclasses.replace(sequence, depth_dim=0)
+    )
     self._params = parameter_counts(model, sequence)
     self._ends = list(itertools.accumulate(sequence.block_sizes))
 
@@ -167,14 +168,12 @@ class _Counter:
     work += 4 * model.depth * model.width * pairs
     work += 2 * inputs * sequence.input_dim * model.width
     weights, logits = self._params.linear, 0
-    if len(steps) == 1:
+    if len(steps) == 1 and not sequence.depth_dim:
       logits = rows * head_outputs(model, sequence)
       work += 2 * logits * model.width
       weights += self._params.head
     images = self._batch * halves
     seen = ends[steps.start] - sizes[steps.start]
-    filters = _TOP_K_PASSES * bool(self._sample.top_k)
-    filters += _TOP_P_PASSES * bool(self._sample.top_p)
     return Pass(
       name,
       halves,
@@ -184,5 +183,40 @@ class _Counter:
       weight_bytes=weights * self._weight_size,
       cache_bytes=2 * model.depth * images * (seen + rows) * self._cache_row,
       logit_bytes=2 * images * logits * _FLOAT32,
-      filter_bytes=self._batch * logits * _FLOAT32 * filters,
+      filter_bytes=self._batch * logits * _FLOAT32 * self._filters,
     )
+
+  def codes(self, step: int, halves: int) -> list[Pass]:
+    """The passes of the depth transformer after a step, one for each code.
+
+    Its cache is small and stays in the compute type.
+    """
+    model, sequence = self._model, self._sequence
+    count, size = sequence.targets_per_position, sequence.block_sizes[step]
+    rows = self._batch * halves * size
+    logits = head_outputs(model, sequence) // count
+    both = flops.forward_flops_per_image(model, sequence)
+    linear = both.linear - self._whole.linear
+    fixed = linear // (sequence.positions * count) + 2 * logits * model.width
+    weights = self._params.depth + self._params.head
+    passes = []
+    for code in range(count):
+      seen = code + 1
+      work = fixed + 4 * model.depth_layers * model.width * seen
+      if code:
+        work += 2 * sequence.depth_dim * model.width
+      cached = 2 * model.depth_layers * seen * model.width
+      passes.append(
+        Pass(
+          f'step {step} code {code}',
+          halves,
+          rows=rows,
+          layers=model.depth_layers,
+          flops=rows * work,
+          weight_bytes=weights * self._weight_size,
+          cache_bytes=rows * cached * self._compute_size,
+          logit_bytes=2 * rows * logits * _FLOAT32,
+          filter_bytes=self._batch * size * logits * _FLOAT32 * self._filters,
+        )
+      )
+    return passes
