@@ -2,16 +2,29 @@
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh, AxisType
 import pytest
 
+from varjax import sharding
 from varjax.models.flash import block_causal, cached
 
 BLOCKS = tuple(n * n for n in (1, 2, 3, 4, 5, 6, 8, 10, 13, 16))
 
 
 def _lowered(function, *arguments):
-  traced = jax.jit(function).trace(*arguments)
-  return traced.lower(lowering_platforms=('cuda',)).as_text()
+  # Newer versions of JAX ask what the GPU is.
+  device = jax.sharding.AbstractDevice(
+    device_kind='NVIDIA H100 80GB HBM3', num_cores=132, platform='gpu'
+  )
+  mesh = AbstractMesh(
+    (1, 1, 1),
+    sharding.AXES,
+    axis_types=(AxisType.Auto,) * 3,
+    abstract_device=device,
+  )
+  with jax.sharding.use_abstract_mesh(mesh):
+    traced = jax.jit(function).trace(*arguments)
+    return traced.lower(lowering_platforms=('cuda',)).as_text()
 
 
 @pytest.mark.parametrize('cosine', [False, True])

@@ -5,7 +5,7 @@ import dataclasses
 from flax.core import meta
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractMesh, AxisType
 import numpy as np
 import pytest
 
@@ -39,7 +39,12 @@ def gpu_mesh():
   device = jax.sharding.AbstractDevice(
     device_kind='any', num_cores=None, platform='gpu'
   )
-  mesh = AbstractMesh((1, 1, 1), sharding.AXES, abstract_device=device)
+  mesh = AbstractMesh(
+    (1, 1, 1),
+    sharding.AXES,
+    axis_types=(AxisType.Auto,) * 3,
+    abstract_device=device,
+  )
   with jax.sharding.use_abstract_mesh(mesh):
     yield mesh
 
