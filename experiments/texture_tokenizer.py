@@ -15,8 +15,8 @@ image as in VAR-256, and a codebook that starts at k-means centres.
 
 Argument `size=cpu` is the same recipe for one core of a CPU and about an
 hour: the same codes an image from a smaller network and codebook, 4,000
-updates of 8 images, the adversarial loss in the last 30 % of them. It was
-run; docs/tokenizer_training.md has its result.
+updates of 8 images, the adversarial loss in the last 30 % of them. What was
+run of it, and its result, is in docs/tokenizer_training.md.
 
   varjax train --config experiments/texture_tokenizer.py:size=cpu \\
     --config.data.data_dir=texture64.npz --workdir W/texture_cpu

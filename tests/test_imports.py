@@ -24,6 +24,7 @@ LAYERS = (
     'schedule', 'progressive', 'params', 'tokenizer_costs', 'tokenizer_rules',
     'backbone_costs', 'reconstruct_costs', 'scale_schedules',
     'flops', 'families', 'decode_costs', 'memory', 'devices', 'topology',
+    'sampling_costs',
     'roofline', 'phases', 'workdir', 'clock',
     'window', 'signals', 'progress', 'checksum', 'compilation', 'profiler',
     'replica_groups', 'collectives', 'hlo', 'distributed', 'explain', 'storage',

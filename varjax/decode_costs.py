@@ -25,8 +25,8 @@ class DecodeCosts:
     rows: positions that pass through the blocks, over all steps.
     pairs: (query, key) pairs of one head of one layer.
     flops: of the transformer, all steps.
-    depth_steps: passes of the depth transformer, of one code each, that
-      follow each other after every step; 0 where there is none.
+    depth_steps: passes of the depth transformer, of one code each, over all
+      steps; 0 where there is none.
   """
 
   steps: int

@@ -18,6 +18,10 @@ from varjax.scale_schedules import scale_schedule
 from varjax.spec import ModelSpec, OrderSpec, TokenizerSpec
 
 _IMAGENET_CLASSES = 1000
+# What the transformers after GPT-2 have in common.
+_GPT = ModelSpec(
+  norm='layernorm', l2_norm=False, softmax_scale=1.0, init_std=0.02
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,15 +161,12 @@ def imagegpt(
   depth: int, width: int, heads: int, side: int, published: int = 0
 ) -> Member:
   """ImageGPT: next pixels of a palette of 512 colours by a GPT-2."""
-  model = ModelSpec(
+  model = dataclasses.replace(
+    _GPT,
     depth=depth,
     width=width,
     heads=heads,
     num_classes=0,
-    norm='layernorm',
-    l2_norm=False,
-    softmax_scale=1.0,
-    init_std=0.02,
     label_drop=0.0,
   )
   tokenizer = TokenizerSpec(
@@ -184,19 +185,16 @@ def rq(
 ) -> Member:
   """RQ-Transformer on 8 x 8 positions of 4 codes; heads have size 64.
 
-  A linear layer has no bias on the keys here, and class-conditional models
-  have a row for "no class".
+  Keys have no bias here, and class-conditional models have a row for "no
+  class".
   """
-  model = ModelSpec(
+  model = dataclasses.replace(
+    _GPT,
     depth=depth,
     width=width,
     heads=width // 64,
     depth_layers=depth_layers,
     num_classes=num_classes,
-    norm='layernorm',
-    l2_norm=False,
-    softmax_scale=1.0,
-    init_std=0.02,
     label_drop=0.0,
   )
   tokenizer = TokenizerSpec(
@@ -219,15 +217,12 @@ def maskgit() -> Member:
   decoder has one block less a level than ours; of the transformer alone only
   the configuration is public, from which its count follows.
   """
-  model = ModelSpec(
+  model = dataclasses.replace(
+    _GPT,
     depth=24,
     width=768,
     heads=8,
     num_classes=_IMAGENET_CLASSES,
-    norm='layernorm',
-    l2_norm=False,
-    softmax_scale=1.0,
-    init_std=0.02,
     label_smoothing=0.1,
   )
   tokenizer = TokenizerSpec(

@@ -18,17 +18,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from varjax import checkpoint, coerce, errors
+from varjax import checkpoint, coerce, errors, validation
 from varjax import spec as specs
 from varjax.models.transformer import Transformer
+from varjax.models.weights import stored
 from varjax.orders import make_order
 from varjax.orders.base import Order
 from varjax.sampling import edit as editing
 from varjax.sampling import loop, parallel
 from varjax.tokenizers import artifact
+from varjax.tokenizers.autoencoder import Autoencoder
 from varjax.tokenizers.base import Tokenizer
 from varjax.types import PyTree
 from varjax.workdir import Workdir
+
+_AS_TRAINED = specs.PrecisionSpec()
 
 
 class VarPipeline:
@@ -37,6 +41,7 @@ class VarPipeline:
   Attributes:
     tokenizer, order, model: the parts, without weights.
     defaults: guidance and truncation where a call names none.
+    precision: types that samples are computed and stored in.
     label: what the weights are, for people ('run 1a2b at update 300').
   """
 
@@ -49,26 +54,38 @@ class VarPipeline:
     params: PyTree,
     *,
     defaults: specs.SampleSpec | None = None,
+    precision: specs.PrecisionSpec = _AS_TRAINED,
     label: str = '',
   ):
+    validation.check_precision(precision)
+    if precision.compute:
+      spec = dataclasses.replace(model.spec, compute_dtype=precision.compute)
+      model = Transformer(spec, model.layout)
     self.tokenizer = tokenizer
     self.order = order
     self.model = model
+    self.precision = precision
     self.defaults = defaults or specs.SampleSpec()
     self.label = label
+    kept = stored(params, model.spec.compute_dtype, precision.weights)
     self._weights = jax.device_put(
-      {'tokenizer': tokenizer_params, 'model': params}
+      {'tokenizer': tokenizer_params, 'model': kept}
     )
 
   @classmethod
   def from_workdir(
-    cls, path: str | os.PathLike[str], *, tokenizer_dir: str = ''
+    cls,
+    path: str | os.PathLike[str],
+    *,
+    tokenizer_dir: str = '',
+    precision: specs.PrecisionSpec = _AS_TRAINED,
   ) -> VarPipeline:
     """Loads the newest checkpoint of a `generate` run.
 
     Args:
       path: workdir of the run.
       tokenizer_dir: where the tokenizer is now; '' uses the run's own path.
+      precision: types to compute and store in.
 
     Raises:
       CheckpointError: not a workdir, no checkpoint, or a run of stage 1.
@@ -96,6 +113,7 @@ class VarPipeline:
       Transformer(run.model, order.layout),
       params,
       defaults=run.sample,
+      precision=precision,
       label=f'run {workdir.run_id()} at update {step}',
     )
 
@@ -335,6 +353,16 @@ class VarPipeline:
       draw, self._weights, group=group, seed=seed, devices=devices
     )
 
+  @functools.cached_property
+  def _decoder(self) -> Tokenizer:
+    """The tokenizer as it decodes samples; it encodes as it was trained."""
+    if not (self.precision.compute and isinstance(self.tokenizer, Autoencoder)):
+      return self.tokenizer
+    spec = dataclasses.replace(
+      self.tokenizer.spec, compute_dtype=self.precision.compute
+    )
+    return Autoencoder(spec)
+
   # --- compiled parts -------------------------------------------------------
 
   @functools.cached_property
@@ -394,11 +422,12 @@ class VarPipeline:
       settings,
       gumbel=gumbel,
       known=known,
+      cache_dtype=self.precision.cache,
     )
     if features is None:
-      images = self.tokenizer.decode(weights['tokenizer'], codes)
+      images = self._decoder.decode(weights['tokenizer'], codes)
     else:
-      images = self.tokenizer.decode_features(weights['tokenizer'], features)
+      images = self._decoder.decode_features(weights['tokenizer'], features)
     return (images + 1) / 2, codes
 
   def _generate(self, labels, rng, changes, gumbel, known):

@@ -423,12 +423,31 @@ class SampleSpec:
     top_p: probability mass kept per position, 0 for all.
     smooth: mix codes instead of drawing one (`more_smooth`): nicer to look
       at, not for scores.
+    guided: (first, stop), the steps at which guidance is on; () is all
+      (guidance in a limited interval, arXiv 2404.07724). Its strength there
+      is what it would be otherwise.
   """
 
   cfg: float = 1.5
   top_k: int = 0
   top_p: float = 0.0
   smooth: bool = False
+  guided: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class PrecisionSpec:
+  """Types that a sampler computes and stores in; '' is as the run has it.
+
+  Attributes:
+    compute: 'float32' or 'bfloat16', of the transformer and the decoder.
+    weights: 'int8', or '' for the compute type.
+    cache: 'int8', or '' for the compute type.
+  """
+
+  compute: str = ''
+  weights: str = ''
+  cache: str = ''
 
 
 @dataclasses.dataclass(frozen=True)

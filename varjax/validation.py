@@ -100,6 +100,7 @@ def validate(run: specs.RunSpec) -> None:
   _check_progressive(run)
   _check_reconstruct(run)
   _check_score(run)
+  check_sample(run.sample)
   if run.total.frac:
     raise errors.ConfigError(
       'total.frac: the run cannot be a share of itself; set total.images, '
@@ -126,6 +127,37 @@ def _check_progressive(run: specs.RunSpec) -> None:
       f'progressive.share={spec.share}: only task=generate with '
       'order.name=scale can train coarse scales first; set it to 0'
     )
+
+
+def check_sample(spec: specs.SampleSpec, turns: int | None = None) -> None:
+  """Refuses settings that no sampler can have.
+
+  Args:
+    spec: the settings.
+    turns: steps of a generation, where they are known.
+
+  Raises:
+    ConfigError: naming the setting.
+  """
+  if not spec.guided:
+    return
+  fits = len(spec.guided) == 2 and 0 <= spec.guided[0] < spec.guided[1]
+  if not fits or (turns is not None and spec.guided[1] > turns):
+    raise errors.ConfigError(
+      f'sample.guided={spec.guided}: must be (first, stop) with '
+      f'0 <= first < stop <= {turns or "steps"}, or () for all steps'
+    )
+
+
+def check_precision(spec: specs.PrecisionSpec) -> None:
+  """Refuses types that a sampler does not have.
+
+  Raises:
+    ConfigError: naming the type and what is allowed.
+  """
+  _one_of('compute', spec.compute, ('', 'float32', 'bfloat16'))
+  _one_of('weights', spec.weights, ('', 'int8'))
+  _one_of('cache', spec.cache, ('', 'int8'))
 
 
 def _check_score(run: specs.RunSpec) -> None:
@@ -244,5 +276,6 @@ def _at_least(key: str, value: float, least: float) -> None:
 def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
   if value not in allowed:
     raise errors.ConfigError(
-      f'{key}={value!r}: must be one of {", ".join(allowed)}'
+      f'{key}={value!r}: must be one of '
+      f'{", ".join(name or repr(name) for name in allowed)}'
     )

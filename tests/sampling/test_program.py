@@ -8,6 +8,7 @@ from jax.extend.core import jaxprs_in_params
 import jax.numpy as jnp
 
 from varjax.models.transformer import Transformer
+from varjax.models.weights import stored
 from varjax.orders import make_order
 from varjax.pipeline import VarPipeline
 from varjax.spec import ModelSpec, OrderSpec, SampleSpec, TokenizerSpec
@@ -17,7 +18,7 @@ OFFICIAL = SampleSpec(cfg=1.5, top_k=900, top_p=0.96)
 
 
 @functools.cache
-def _traced(batch, settings=OFFICIAL):
+def _traced(batch, keep=None):
   """The jaxpr of labels to images at the official code shapes."""
   spec = TokenizerSpec(ch=32, num_res_blocks=1, compute_dtype='bfloat16')
   model_spec = ModelSpec(depth=2, width=32, heads=2)
@@ -32,8 +33,13 @@ def _traced(batch, settings=OFFICIAL):
       'params'
     ],
   }
+  if keep is not None:
+    weights['model'] = jax.eval_shape(
+      functools.partial(stored, compute_dtype='bfloat16', kind=keep),
+      weights['model'],
+    )
   pipe = VarPipeline(tokenizer, {}, order, model, {})
-  return jax.make_jaxpr(functools.partial(pipe._draw, settings))(
+  return jax.make_jaxpr(functools.partial(pipe._draw, OFFICIAL))(
     weights, jax.ShapeDtypeStruct((batch,), jnp.int32), key
   ).jaxpr
 
@@ -50,3 +56,41 @@ def test_nothing_is_sorted():
   assert 'dot_general' in names  # The walk sees the inside of loops.
   assert 'argmax' in names
   assert not names & {'sort', 'top_k', 'approx_top_k', 'cumsum'}
+
+
+def _rounded_kernels(jaxpr):
+  """Types from which kernels of a block are converted, inside the layers."""
+  width = 32
+  kernels = {
+    (width, 3, width), (width, width), (width, 4 * width), (4 * width, width)
+  }  # fmt: skip
+  return {
+    equation.invars[0].aval.dtype.name
+    for equation in _equations(jaxpr)
+    if equation.primitive.name == 'convert_element_type'
+    and equation.invars[0].aval.shape in kernels
+  }
+
+
+def test_stored_weights_are_not_rounded_again_in_every_step():
+  assert _rounded_kernels(_traced(2)) == {'float32'}
+  assert not _rounded_kernels(_traced(2, ''))
+  assert _rounded_kernels(_traced(2, 'int8')) == {'int8'}
+
+
+def test_no_step_copies_the_cache_of_all_layers():
+  # [depth, images and halves, positions, heads, head size]
+  whole = (2, 4, 680, 2, 16)
+  made = [
+    equation.primitive.name
+    for equation in _equations(_traced(2, ''))
+    for variable in equation.outvars
+    if getattr(variable.aval, 'shape', ())[::3] == whole[::3]
+    and len(variable.aval.shape) == 5
+    and variable.aval.shape[1] == 4
+  ]
+  steps = 10
+  assert made.count('scan') == 2 * steps  # new keys and values alone
+  assert made.count('dynamic_update_slice') == 2 * steps
+  assert 'slice' not in made
+  assert 'concatenate' not in made

@@ -25,7 +25,7 @@ from varjax.models import (
   rotary,
 )
 from varjax.models.adaln import init_std
-from varjax.models.cache import attend_cached
+from varjax.models.cache import Cache, attend_cached
 from varjax.spec import ModelSpec
 
 MAX_LOG_SCALE = math.log(100)  # Of the attention logits under l2_norm.
@@ -49,7 +49,7 @@ class Block(nn.Module):
     x: Float[Array, 'B L D'],
     modulation: Float[Array, 'B 6 D'] | None,
     drop_rate: Float[Array, ''],
-    prefix: KeyValue | None,
+    prefix: Cache | None,
     steps: jax.Array | None,
     blocks: attention.Blocks | None,
     train: bool,
@@ -69,8 +69,8 @@ class Block(nn.Module):
       train: whether stochastic depth is on.
       collect: whether to return the keys and values of x.
       turns: rotary angles of x, where positions are rotary.
-      visible: positions of `prefix` that are filled, where it is a whole
-        cache; all of it otherwise.
+      visible: positions of `prefix` that are filled, where that is traced;
+        `prefix.filled` otherwise.
     """
     gamma1 = gamma2 = scale1 = scale2 = shift1 = shift2 = None
     if modulation is not None:
@@ -107,7 +107,7 @@ class SelfAttention(nn.Module):
   def __call__(
     self,
     x: Float[Array, 'B L D'],
-    prefix: KeyValue | None,
+    prefix: Cache | None,
     steps: jax.Array | None,
     blocks: attention.Blocks | None,
     turns: rotary.Turns | None = None,
@@ -153,8 +153,7 @@ class SelfAttention(nn.Module):
       q, k = rotary.turn(q, turns), rotary.turn(k, turns)
     keys, values = k, v
     if prefix is not None:
-      keys = jnp.concatenate([prefix[0].astype(k.dtype), k], axis=1)
-      values = jnp.concatenate([prefix[1].astype(v.dtype), v], axis=1)
+      keys, values = prefix.joined(k, v)
     if (
       self.is_mutable_collection(maps.COLLECTION) and not self.is_initializing()
     ):

@@ -12,43 +12,93 @@ from jax import lax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from varjax.models import attention
+from varjax.models import attention, quantised
 from varjax.spec import ModelSpec
 
 
 @flax.struct.dataclass
 class Cache:
-  """Normalised keys, and values, of every position already generated."""
+  """Normalised keys, and values, of every position already generated.
+
+  Under int8 each head of each position has a scale. Blocks are scanned over
+  it, so that one sees its own layer, without the leading axis.
+  """
 
   k: jax.Array  # [depth, B, L, N, A]
   v: jax.Array  # [depth, B, L, N, A]
+  k_scale: jax.Array | None = None  # [depth, B, L, N] float32, under int8
+  v_scale: jax.Array | None = None  # [depth, B, L, N] float32, under int8
+  # Positions that are read, from the first on; None is all of them.
+  filled: int | None = flax.struct.field(pytree_node=False, default=None)
 
-  def prefix(self, length: int) -> tuple[jax.Array, jax.Array] | None:
-    """The first `length` (static) positions; None for an empty prefix."""
-    if not length:
-      return None
-    return self.k[:, :, :length], self.v[:, :, :length]
+  def prefix(self, length: int) -> Cache | None:
+    """To be read up to `length`, which is static; None for an empty prefix.
+
+    The arrays stay whole: a layer reads its part of them, and no copy of a
+    part of all layers is made.
+    """
+    return self.replace(filled=length) if length else None
+
+  def joined(
+    self, k: Float[Array, 'B T N A'], v: Float[Array, 'B T N A']
+  ) -> tuple[Float[Array, 'B M N A'], Float[Array, 'B M N A']]:
+    """What one layer holds, followed by the keys and values of a step."""
+    return (
+      jnp.concatenate([self._read(self.k, self.k_scale, k.dtype), k], axis=1),
+      jnp.concatenate([self._read(self.v, self.v_scale, v.dtype), v], axis=1),
+    )
+
+  def _read(self, values, scale, dtype):
+    values = values[:, : self.filled].astype(dtype)
+    if scale is None:
+      return values
+    return values * scale[:, : self.filled, :, None].astype(dtype)
 
   def write(
     self, new: tuple[jax.Array, jax.Array], offset: int | jax.Array
   ) -> Cache:
     """Stores [depth, B, T, N, A] from position `offset` on."""
+
+    def put(whole, part):
+      part = part.astype(whole.dtype)
+      return lax.dynamic_update_slice_in_dim(whole, part, offset, axis=2)
+
+    if self.k_scale is None:
+      return Cache(put(self.k, new[0]), put(self.v, new[1]))
+    (k, k_scale), (v, v_scale) = map(quantised.of_rows, new)
     return Cache(
-      k=lax.dynamic_update_slice_in_dim(
-        self.k, new[0].astype(self.k.dtype), offset, axis=2
-      ),
-      v=lax.dynamic_update_slice_in_dim(
-        self.v, new[1].astype(self.v.dtype), offset, axis=2
-      ),
+      put(self.k, k),
+      put(self.v, v),
+      put(self.k_scale, k_scale),
+      put(self.v_scale, v_scale),
+    )
+
+  def images(self, start: int | None, stop: int | None) -> Cache:
+    """Of some images of the batch."""
+    return jax.tree.map(lambda x: x[:, start:stop], self)
+
+  def beside(self, other: Cache) -> Cache:
+    """One cache for the images of both."""
+    return jax.tree.map(
+      lambda *both: jnp.concatenate(both, axis=1), self, other
     )
 
 
-def empty(spec: ModelSpec, batch: int, positions: int) -> Cache:
-  """A cache for `positions` of `batch` images, in the compute type."""
+def empty(
+  spec: ModelSpec, batch: int, positions: int, dtype: str = ''
+) -> Cache:
+  """A cache for `positions` of `batch` images.
+
+  Args:
+    spec: the network.
+    batch, positions: what there is room for.
+    dtype: 'int8', or '' for the compute type.
+  """
   head_size = spec.width // spec.heads
   shape = (spec.depth, batch, positions, spec.heads, head_size)
-  zeros = jnp.zeros(shape, spec.compute_dtype)
-  return Cache(k=zeros, v=zeros)
+  zeros = jnp.zeros(shape, dtype or spec.compute_dtype)
+  scale = jnp.zeros(shape[:-1], jnp.float32) if dtype == 'int8' else None
+  return Cache(zeros, zeros, scale, scale)
 
 
 def attend_cached(

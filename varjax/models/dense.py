@@ -5,9 +5,12 @@ from __future__ import annotations
 import functools
 
 from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from varjax.models.quantised import Quantised
 
 
 def normal(std: float, axes: tuple[str | None, ...]):
@@ -41,9 +44,17 @@ def dense(
     features,
     use_bias=use_bias,
     dtype=dtype,
+    promote_dtype=_promote,
     kernel_init=normal(std, axes),
     bias_init=zeros((axes[1],)),
   )
+
+
+def _promote(inputs, kernel, bias, *, dtype, inexact=True):
+  """Flax's own, but for a kernel of int8, which it does not know."""
+  if isinstance(kernel, Quantised):
+    kernel = kernel.astype(dtype)
+  return promote_dtype(inputs, kernel, bias, dtype=dtype, inexact=inexact)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -24,6 +24,7 @@ import numpy as np
 from varjax.models import dense
 from varjax.models.adaln import init_std
 from varjax.models.block import KeyValue
+from varjax.models.cache import Cache
 from varjax.models.stack import stacked
 from varjax.params import depth_spec
 from varjax.spec import ModelSpec
@@ -97,7 +98,8 @@ class DepthTransformer(nn.Module):
     rates = np.zeros(self.spec.depth_layers, np.float32)
     # One row against a cache sees all of it; rows together are causal.
     causal = (1,) * count if cache is None else None
+    prefix = None if cache is None else Cache(*cache)
     x, new = self.blocks(
-      x, None, rates, cache, None, causal, False, True, None, None
+      x, None, rates, prefix, None, causal, False, True, None, None
     )
     return x.reshape(batch, length * count, width), new

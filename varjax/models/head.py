@@ -127,7 +127,7 @@ class _Classifier(nn.Module):
     init = dense.normal(self.std, ('embed', 'vocab'))
     kernel = self.param('kernel', init, shape)
     if jnp.dtype(self.dtype) == jnp.float32:
-      logits = x @ kernel
+      logits = x @ kernel.astype(jnp.float32)
     else:
       logits = dense.matmul_float32(x, kernel, self.dtype)
     if not self.use_bias:

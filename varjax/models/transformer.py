@@ -134,7 +134,36 @@ class Transformer(nn.Module):
     origins: Int[Array, '#B LminusS'] | None = None,
   ) -> Float[Array, 'B L D']:
     """Hidden states after the last block; arguments as in the call."""
-    length = self.layout.start + inputs.shape[1]
+    return self._pass(condition, inputs, positions, steps, train, origins)[0]
+
+  def prefill(
+    self,
+    condition: Condition,
+    inputs: jax.Array | None,
+    positions: Int[Array, '#B L'],
+    origins: Int[Array, '#B LminusS'] | None = None,
+  ) -> KeyValue:
+    """Keys and values of the first blocks, which one pass computes.
+
+    What `decode` would have cached in as many steps as there are blocks.
+
+    Args:
+      condition: of `condition(labels)`.
+      inputs: of the blocks; None where all of them are start symbols.
+      positions, origins: as in the call.
+
+    Returns:
+      Each [depth, B, L, N, A].
+    """
+    return self._pass(
+      condition, inputs, positions, None, False, origins, collect=True
+    )[1]
+
+  def _pass(
+    self, condition, inputs, positions, steps, train, origins, collect=False
+  ):
+    """All positions at once: hidden states, and keys and values if asked."""
+    length = self.layout.start + (0 if inputs is None else inputs.shape[1])
     blocks = self._blocks_of(length)
     if blocks is not None:
       steps = jnp.asarray(attention.block_steps(blocks))[None]
@@ -149,7 +178,7 @@ class Transformer(nn.Module):
     )
     rule = None if blocks is not None else steps
     turns = rotary.turns(self.spec, self.layout, positions)
-    return self._run(x, condition, None, rule, blocks, train, turns=turns)[0]
+    return self._run(x, condition, None, rule, blocks, train, collect, turns)
 
   def decode(
     self,
@@ -189,7 +218,7 @@ class Transformer(nn.Module):
       size, start = sizes[like], False
       ends = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
       offset = visible = jnp.asarray(ends)[step]
-      prefix = cache.k, cache.v
+      prefix = cache
     if positions is None:
       positions = offset + jnp.arange(size)[None]
     steps = jnp.full((1, size), step)

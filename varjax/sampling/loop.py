@@ -3,7 +3,9 @@
 Official `autoregressive_infer_cfg` where the order is next-scale. All steps
 are one traced function: wrap `sample` in `jax.jit` with the model, the order
 and the settings closed over. Turns of one shape are a traced loop inside it.
-Guidance grows linearly from 0 at the first step to `cfg` at the last.
+Guidance grows linearly from 0 at the first step to `cfg` at the last. Where
+it is off, the unconditional half of the batch is not computed: after the last
+guided step never, before the first one only when that step comes.
 """
 
 from __future__ import annotations
@@ -11,14 +13,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 import functools
 import itertools
+from typing import NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from varjax import errors
-from varjax.models import cache as cache_lib
+from varjax import errors, validation
 from varjax.models import factors as factors_lib
 from varjax.models.transformer import Transformer
 from varjax.orders.base import Choice, Given, Order
@@ -26,6 +28,7 @@ from varjax.rng import stream
 from varjax.sampling import logits as logits_lib
 from varjax.sampling import smooth as smooth_lib
 from varjax.sampling.edit import Known
+from varjax.sampling.reader import Reader
 from varjax.spec import SampleSpec
 from varjax.types import Codes, Layout, PyTree
 
@@ -52,6 +55,7 @@ def sample(
   *,
   gumbel: Float[Array, 'B L V'] | None = None,
   known: Known | None = None,
+  cache_dtype: str = '',
 ) -> tuple[Codes, Float[Array, 'B P P C'] | None]:
   """Generates images as codes and decoder features.
 
@@ -66,6 +70,7 @@ def sample(
     settings: guidance and truncation; static, but `cfg` may be traced.
     gumbel: noise for `smooth`; drawn from `rng` by default.
     known: given positions, for editing.
+    cache_dtype: 'int8', or '' for the compute type.
 
   Returns:
     Codes and decoder features. Where there are features, the codes are as
@@ -74,8 +79,9 @@ def sample(
     the given ones and the tokenizer decodes them.
 
   Raises:
-    ConfigError: `smooth` is asked of an order without features, or `rng`
-      has another number of keys than there are labels.
+    ConfigError: `smooth` is asked of an order without features, `rng` has
+      another number of keys than there are labels, or there are no such
+      steps as `settings.guided`.
   """
   result = run(
     model,
@@ -87,6 +93,7 @@ def sample(
     settings,
     gumbel=gumbel,
     known=known,
+    cache_dtype=cache_dtype,
   )
   return result.codes, result.features
 
@@ -102,6 +109,7 @@ def run(
   *,
   gumbel: Float[Array, 'B L V'] | None = None,
   known: Known | None = None,
+  cache_dtype: str = '',
 ) -> Samples:
   """`sample`, with the guided logits of every position beside it."""
   cfg, smooth = settings.cfg, settings.smooth
@@ -125,18 +133,17 @@ def run(
   keys = image_keys(rng, batch)
   nobody = model.spec.num_classes
   labels = jnp.where(labels < 0, nobody, labels)
-  guided = not (isinstance(cfg, int | float) and cfg == 0)
-  if guided:
-    labels = jnp.concatenate([labels, jnp.full_like(labels, nobody)])
+  guided = _guided(settings, order.turns)
   given = None if known is None else _given(known, layout, batch)
-  reader = _Reader(model, params, order, labels, guided)
+  reader = Reader(model, params, order, labels, guided, cache_dtype)
   order_keys = jax.vmap(lambda key: stream(key, 'order'))(keys)
 
-  def one_turn(carry, step, like):
+  def one_turn(carry, step, span):
     state, cache = carry
+    like, both = span.like, span.guided
     ratio = logits_lib.ratio(step, order.turns)
     turn = order.turn(state, step, like)
-    hidden, cache = reader(turn, cache, step, like)
+    hidden, cache = reader(turn, cache, step, like, both)
     step_keys = jax.vmap(functools.partial(_step_keys, step=step))(keys)
     targets = jnp.broadcast_to(turn.targets, (batch, turn.targets.shape[1]))
     if given is not None:
@@ -145,8 +152,8 @@ def run(
     features = stack = None
     rounds = []
     for index, draw_keys in enumerate(_round_keys(step_keys, layout.rounds)):
-      logits, stack = reader.classify(hidden, features, stack)
-      if guided:
+      logits, stack = reader.classify(hidden, features, stack, both)
+      if both:
         logits = logits_lib.guide(logits[:batch], logits[batch:], cfg * ratio)
       filtered = logits_lib.top_k(logits, settings.top_k)
       filtered = logits_lib.top_p(filtered, settings.top_p)
@@ -174,23 +181,31 @@ def run(
       keys=jax.vmap(lambda key: stream(key, 'choice'))(step_keys[:, 0]),
     )
     state = order.advance(quantizer, state, choice, step, like)
-    return (state, cache), (targets, drawn, logits)
+    # What the unguided half will have to catch up with.
+    missed = turn if not both and span.first < guided.start else None
+    return (state, cache), ((targets, drawn, logits), missed)
 
-  carry = (order.start(quantizer, order_keys, given), reader.empty_cache())
-  made = []
-  for first, count in _loops(order.alike):
-    turn = functools.partial(one_turn, like=first)
-    if count == 1:
-      carry, found = turn(carry, first)
+  state, cache = order.start(quantizer, order_keys, given), reader.empty_cache()
+  made, missed = [], []
+  for span in _spans(order.alike, guided):
+    if span.first == guided.start:
+      cache = reader.catch_up(cache, missed)
+    if span.first == guided.stop:
+      cache = reader.drop(cache)
+    one = functools.partial(one_turn, span=span)
+    if span.count == 1:
+      (state, cache), found = one((state, cache), span.first)
     else:
-      steps = jnp.arange(first, first + count, dtype=jnp.int32)
-      carry, found = jax.lax.scan(turn, carry, steps)
+      last = span.first + span.count
+      steps = jnp.arange(span.first, last, dtype=jnp.int32)
+      (state, cache), found = jax.lax.scan(one, (state, cache), steps)
       found = jax.tree.map(_merge_turns, found)
-    made.append(found)
+    made.append(found[0])
+    missed.append(found[1])
   targets, drawn, logits = (
     jnp.concatenate(parts, axis=1) for parts in zip(*made, strict=True)
   )
-  codes, features = order.finish(carry[0])
+  codes, features = order.finish(state)
   if codes is None:
     drawn = factors_lib.join(drawn, layout.vocab, factors)
     codes = _place(drawn, targets, layout.predicted)
@@ -198,69 +213,40 @@ def run(
   return Samples(codes=codes, features=features, logits=logits)
 
 
-class _Reader:
-  """Turns to logits: through the cache, or all of the sequence anew."""
+class _Span(NamedTuple):
+  """Consecutive turns of one shape that are all guided, or all not."""
 
-  def __init__(
-    self,
-    model: Transformer,
-    params: PyTree,
-    order: Order,
-    labels: jax.Array,
-    guided: bool,
-  ):
-    self._apply = functools.partial(model.apply, {'params': params})
-    self._order = order
-    self._spec = model.spec
-    self._rows = labels.shape[0]
-    self._copies = 2 if guided else 1
-    self._condition = self._apply(labels, method='condition')
-
-  def empty_cache(self) -> cache_lib.Cache | None:
-    if not self._order.cached:
-      return None
-    positions = self._order.layout.positions
-    return cache_lib.empty(self._spec, self._rows, positions)
-
-  def __call__(self, turn, cache, step, like):
-    """Hidden states [B, A, D] of the rows that ask, and the cache."""
-    inputs, positions, origins = (
-      self._twice(x) for x in (turn.inputs, turn.positions, turn.origins)
-    )
-    if self._order.cached:
-      hidden, cache = self._apply(
-        self._condition,
-        inputs,
-        cache,
-        step,
-        positions,
-        origins,
-        like,
-        method='decode',
-      )
-    else:
-      hidden = self._apply(
-        self._condition, inputs, positions, origins=origins, method='trunk'
-      )
-    stop = turn.first + turn.targets.shape[1]
-    return hidden[:, turn.first : stop], cache
-
-  def classify(self, hidden, features, stack):
-    """Logits [B, A, R, V] of one round, and what the next one takes."""
-    return self._apply(
-      self._condition, hidden, self._twice(features), stack, method='classify'
-    )
-
-  def _twice(self, x: jax.Array | None) -> jax.Array | None:
-    """For the guided and the unguided half of the batch."""
-    if x is None or x.shape[0] == 1 < self._rows // self._copies:
-      return x
-    return jnp.concatenate([x] * self._copies)
+  first: int
+  count: int
+  like: int  # The turn of that shape whose number is static.
+  guided: bool
 
 
-def _loops(alike: Sequence[int]) -> list[tuple[int, int]]:
-  """(first turn, number of turns) of each run of like turns."""
-  return [(first, len(list(run))) for first, run in itertools.groupby(alike)]
+def _spans(alike: Sequence[int], guided: range) -> list[_Span]:
+  """The turns of a generation, in order."""
+
+  def kind(turn: int) -> tuple[int, bool]:
+    return alike[turn], turn in guided
+
+  spans, first = [], 0
+  for (like, both), run in itertools.groupby(range(len(alike)), kind):
+    count = len(list(run))
+    spans.append(_Span(first, count, like, both))
+    first += count
+  return spans
+
+
+def _guided(settings: SampleSpec, turns: int) -> range:
+  """The turns at which guidance is on.
+
+  Raises:
+    ConfigError: an interval that is not of these turns.
+  """
+  validation.check_sample(settings, turns)
+  cfg = settings.cfg  # May be traced.
+  if isinstance(cfg, int | float) and cfg == 0:
+    return range(0)
+  return range(*settings.guided) if settings.guided else range(turns)
 
 
 def _merge_turns(x: jax.Array) -> jax.Array:

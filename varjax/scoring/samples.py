@@ -18,7 +18,7 @@ from varjax.pipeline import VarPipeline
 from varjax.sampling import bulk
 from varjax.scoring.rejection import Rejecter, Rejection
 from varjax.scoring.statistics import Extractor
-from varjax.spec import SampleSpec
+from varjax.spec import PrecisionSpec, SampleSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Request:
   Attributes:
     count: images; image i has class i modulo `classes`.
     classes: the first so many; 0 is all of the run.
-    cfg, top_k, top_p, smooth: see `spec.SampleSpec`.
+    cfg, top_k, top_p, smooth, guided: see `spec.SampleSpec`.
     seed: of all draws.
     group: images that a device computes at once.
     batch_size: in flight over the devices; 0 is two groups a device.
@@ -41,6 +41,7 @@ class Request:
   top_k: int | None = None
   top_p: float | None = None
   smooth: bool | None = None
+  guided: tuple[int, ...] | None = None
   seed: int = 0
   group: int = 16
   batch_size: int = 0
@@ -62,6 +63,10 @@ def settings(
     'top_p': chosen.top_p,
     'smooth': chosen.smooth,
   }
+  if chosen.guided:  # Absent before there was a choice.
+    found['guided'] = list(chosen.guided)
+  if pipe.precision != PrecisionSpec():
+    found['precision'] = dataclasses.asdict(pipe.precision)
   if request.rejection is not None:
     found['rejection'] = dataclasses.asdict(request.rejection)
     if classifier is not None:
@@ -75,6 +80,7 @@ def _sampling(pipe: VarPipeline, request: Request) -> SampleSpec:
     top_k=request.top_k,
     top_p=request.top_p,
     smooth=request.smooth,
+    guided=request.guided,
   )
 
 

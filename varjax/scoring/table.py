@@ -32,7 +32,15 @@ def of_record(record: EvaluationRecord) -> str:
     what += f' at update {record.steps}'
   chosen = ', '.join(
     f'{key}={record.settings[key]}'
-    for key in ('cfg', 'top_k', 'top_p', 'smooth', 'seed', 'rejection')
+    for key in (
+      'cfg',
+      'top_k',
+      'top_p',
+      'smooth',
+      'guided',
+      'seed',
+      'rejection',
+    )
     if record.settings.get(key) is not None
   )
   head = {

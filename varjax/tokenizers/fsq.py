@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import operator
-from typing import Self
 
 import flax.struct
 import jax
@@ -17,32 +16,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 import numpy as np
 
-from varjax.spec import TokenizerSpec
 from varjax.tokenizers.base import Quantized
-from varjax.tokenizers.vq import to_grid, to_rows
-from varjax.types import Codes, PyTree
+from varjax.tokenizers.grid import GridQuantizer, to_grid, to_rows
+from varjax.types import Codes
 
 # Keeps the outermost levels reachable: tanh only approaches 1.
 _MARGIN = 1e-3
 
 
 @flax.struct.dataclass
-class ScalarQuantizer:
-  """A `tokenizers.base.Quantizer` without weights; codes [B, L, 1]."""
-
-  spec: TokenizerSpec = flax.struct.field(pytree_node=False)
-
-  @classmethod
-  def init(cls, spec: TokenizerSpec, rng: jax.Array) -> PyTree:
-    """No weights."""
-    del spec, rng
-    return {}
-
-  @classmethod
-  def bind(cls, spec: TokenizerSpec, weights: PyTree) -> Self:
-    """The quantizer of a spec."""
-    del weights
-    return cls(spec)
+class ScalarQuantizer(GridQuantizer):
+  """Without weights; codes are int32 [B, L, 1]."""
 
   def quantize(self, f: Float[Array, 'B P P C']) -> Quantized:
     """Training forward: the rounding is straight through, the bound is not.
@@ -68,14 +52,6 @@ class ScalarQuantizer:
     digits = codes // basis[None, None]
     digits %= np.array(self.spec.levels, np.int32)[None, None]
     return (digits - self._half).astype(jnp.float32) / self._half
-
-  def partial_sums(self, codes: Codes) -> list[Float[Array, 'B P P C']]:
-    """One entry: there is one scale."""
-    return [self.decode(codes)]
-
-  def decode(self, codes: Codes) -> Float[Array, 'B P P C']:
-    """Codes [B, L, 1] to the features that the decoder reads."""
-    return to_grid(self.embed(codes), self.spec.grids[-1])
 
   @property
   def _half(self) -> np.ndarray:

@@ -7,37 +7,20 @@ that moves.
 
 from __future__ import annotations
 
-from typing import Self
-
 import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from varjax.spec import TokenizerSpec
 from varjax.tokenizers import bits
 from varjax.tokenizers.base import Quantized
-from varjax.tokenizers.vq import to_grid, to_rows
-from varjax.types import Codes, PyTree
+from varjax.tokenizers.grid import GridQuantizer, to_grid, to_rows
+from varjax.types import Codes
 
 
 @flax.struct.dataclass
-class LookupFreeQuantizer:
-  """A `tokenizers.base.Quantizer` without weights; codes [B, L, R]."""
-
-  spec: TokenizerSpec = flax.struct.field(pytree_node=False)
-
-  @classmethod
-  def init(cls, spec: TokenizerSpec, rng: jax.Array) -> PyTree:
-    """No weights."""
-    del spec, rng
-    return {}
-
-  @classmethod
-  def bind(cls, spec: TokenizerSpec, weights: PyTree) -> Self:
-    """The quantizer of a spec."""
-    del weights
-    return cls(spec)
+class LookupFreeQuantizer(GridQuantizer):
+  """Without weights; codes are int32 [B, L, R]."""
 
   def quantize(self, f: Float[Array, 'B P P C']) -> Quantized:
     """Training forward (MAGVIT-v2, equations 3 to 5).
@@ -72,14 +55,6 @@ class LookupFreeQuantizer:
     """Codes as the decoder reads them: plus or minus the magnitude."""
     count = self.spec.code_dim // self.spec.codes_per_position
     return bits.to_values(bits.unpack(codes, count), self._magnitude)
-
-  def partial_sums(self, codes: Codes) -> list[Float[Array, 'B P P C']]:
-    """One entry: the codes of a position are parts, not refinements."""
-    return [self.decode(codes)]
-
-  def decode(self, codes: Codes) -> Float[Array, 'B P P C']:
-    """Codes [B, L, R] to the features that the decoder reads."""
-    return to_grid(self.embed(codes), self.spec.grids[-1])
 
   @property
   def _magnitude(self) -> float:

@@ -6,37 +6,20 @@ feature is their sum (RQ-VAE, arXiv 2203.01941, section 3.1).
 
 from __future__ import annotations
 
-from typing import Self
-
 import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from varjax.spec import TokenizerSpec
-from varjax.tokenizers import codebook as codebooks
 from varjax.tokenizers import nearest
 from varjax.tokenizers.base import Quantized
-from varjax.tokenizers.vq import to_grid, to_rows
-from varjax.types import Codes, PyTree
+from varjax.tokenizers.grid import CodebookQuantizer, to_grid, to_rows
+from varjax.types import Codes
 
 
 @flax.struct.dataclass
-class ResidualQuantizer:
-  """A `tokenizers.base.Quantizer`; codes are int32 [B, L, R]."""
-
-  codebook: jax.Array  # [V, C]
-  spec: TokenizerSpec = flax.struct.field(pytree_node=False)
-
-  @classmethod
-  def init(cls, spec: TokenizerSpec, rng: jax.Array) -> PyTree:
-    """A fresh codebook, shared by all codes of a position."""
-    return {'embedding': codebooks.init(spec, rng)}
-
-  @classmethod
-  def bind(cls, spec: TokenizerSpec, weights: PyTree) -> Self:
-    """The quantizer of a spec with these weights."""
-    return cls(weights['embedding'], spec)
+class ResidualQuantizer(CodebookQuantizer):
+  """With a codebook; codes are int32 [B, L, R]."""
 
   def quantize(self, f: Float[Array, 'B P P C']) -> Quantized:
     """Training forward with the cumulative commitment loss.

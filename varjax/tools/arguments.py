@@ -86,6 +86,39 @@ def add_sampling(group: argparse._ActionsContainer, **defaults: Any) -> None:
     help=f'smooth sampling; {defaults.get("smooth", unset)}',
   )
 
+  group.add_argument(
+    '--guided',
+    type=_interval,
+    metavar='FIRST,STOP',
+    help='steps at which guidance is on, from FIRST to before STOP; those '
+    f'after STOP cost half; {unset}',
+  )
+
+
+def add_precision(group: argparse._ActionsContainer) -> None:
+  """Types that a sampler computes and stores in: `spec.PrecisionSpec`."""
+  for name, choices, text in (
+    ('compute', ('float32', 'bfloat16'), 'type of all arithmetic'),
+    ('weights', ('int8',), 'store the transformer in less'),
+    ('cache', ('int8',), 'store keys and values in less'),
+  ):
+    group.add_argument(
+      f'--{name}',
+      choices=choices,
+      default='',
+      help=f'{text}; as the run if unset',
+    )
+
+
+def precision_of(args: argparse.Namespace) -> specs.PrecisionSpec:
+  """What `add_precision` asked for."""
+  return specs.PrecisionSpec(args.compute, args.weights, args.cache)
+
+
+def _interval(text: str) -> tuple[int, ...]:
+  """'2,8' to (2, 8)."""
+  return tuple(int(part) for part in text.split(','))
+
 
 def sampling_of(args: argparse.Namespace) -> dict[str, Any]:
   """The settings that `add_sampling` asked for; None is not set."""

@@ -30,7 +30,11 @@ def main(argv: list[str]) -> int:
 
   compilation.enable_cache()
   place = find_run(args.workdir, args.run)
-  pipe = VarPipeline.from_workdir(place, tokenizer_dir=args.tokenizer)
+  pipe = VarPipeline.from_workdir(
+    place,
+    tokenizer_dir=args.tokenizer,
+    precision=arguments.precision_of(args),
+  )
   _check_label(args, pipe.num_classes)
   data = Workdir(place).run().data
   # All of the shorter side stays: an image of the right size is not cropped.
@@ -109,6 +113,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     top_p=0.95,
     smooth='on if unset and the order has features to mix',
   )
+  arguments.add_precision(parser)
   parser.add_argument('--seed', type=int, default=0)
   parser.add_argument('--tokenizer', default='', help='if it has moved')
   args = parser.parse_args(argv)

@@ -31,6 +31,7 @@ def main(argv: list[str]) -> int:
   )
   parser.add_argument('--repeat', type=int, default=1, help='images per label')
   arguments.add_sampling(parser)
+  arguments.add_precision(parser)
   parser.add_argument('--seed', type=int, default=0)
   parser.add_argument('--batch_size', type=int, default=32)
   parser.add_argument('--columns', type=int, help='of the grid')
@@ -53,7 +54,9 @@ def main(argv: list[str]) -> int:
 
   compilation.enable_cache()
   pipe = VarPipeline.from_workdir(
-    find_run(args.workdir, args.run), tokenizer_dir=args.tokenizer
+    find_run(args.workdir, args.run),
+    tokenizer_dir=args.tokenizer,
+    precision=arguments.precision_of(args),
   )
   labels = np.repeat(_labels(args.labels, pipe.num_classes), args.repeat)
 

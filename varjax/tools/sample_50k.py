@@ -32,6 +32,7 @@ def main(argv: list[str]) -> int:
     '--classes', type=int, help='the first so many; all of the run if unset'
   )
   arguments.add_sampling(parser)
+  arguments.add_precision(parser)
   parser.add_argument('--seed', type=int, default=0)
   parser.add_argument(
     '--batch_size',
@@ -72,7 +73,9 @@ def main(argv: list[str]) -> int:
 
   compilation.enable_cache()
   pipe = VarPipeline.from_workdir(
-    find_run(args.workdir, args.run), tokenizer_dir=args.tokenizer
+    find_run(args.workdir, args.run),
+    tokenizer_dir=args.tokenizer,
+    precision=arguments.precision_of(args),
   )
   classes = args.classes or pipe.num_classes
   if classes > pipe.num_classes:
