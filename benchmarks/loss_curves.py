@@ -1,7 +1,7 @@
 """Loss curves of the fast paths beside those of the plain reference.
 
   python benchmarks/loss_curves.py             200 updates of a tiny VAR
-  python benchmarks/loss_curves.py --quick     20 updates of fewer paths
+  python benchmarks/loss_curves.py --quick     20 updates of the last path
 
 The reference keeps everything that autodiff keeps (derivatives by hand are
 taken off), attends with the XLA back end and computes the whole loss. Every
@@ -70,13 +70,12 @@ def main(argv: list[str] | None = None) -> None:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument('--updates', type=int, default=200)
+  parser.add_argument('--updates', type=int, help='default 200')
   parser.add_argument('--batch', type=int, default=16)
   parser.add_argument('--quick', action='store_true', help='20 updates')
   given = parser.parse_args(argv)
-  paths = PATHS
-  if given.quick:
-    given.updates, paths = 20, PATHS[-1:]
+  paths = PATHS[-1:] if given.quick else PATHS
+  given.updates = given.updates or (20 if given.quick else 200)
   for dtype in ('float32', 'bfloat16'):
     plain = curve(REFERENCE, dtype, given.updates, given.batch)
     halves = curve(HALVES, dtype, given.updates, given.batch)

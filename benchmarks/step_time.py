@@ -1,13 +1,19 @@
 """Time of one training update on cached codes, with the optimiser.
 
   python benchmarks/step_time.py --sizes d16,d20,d24,d30 --batch 64
-  python benchmarks/step_time.py --sizes d16 --remat none,dots,full \
-    --attention auto,xla,blockwise
+  python benchmarks/step_time.py --sizes d16 --remat none,light,dots,slim \
+    --attention auto,xla,blockwise --loss_chunks 0,8
+  python benchmarks/step_time.py --sizes d16 --phases h100     nothing is timed
   python benchmarks/step_time.py --quick        tiny, in seconds on a CPU
 
 One JSON line per case. `tflops` counts by the `dense` convention of
 docs/flops.md, that of the speed tables; `tflops_exact` by the one of the
-records. A case that needs too much memory says so and the others go on.
+records. `roofline_ms` is what `varjax.phases` allows if phases follow each
+other, each at the measured speeds of the device, and `of_roofline` its share
+of the measured time; null on a device that is not listed. `estimate_bytes`
+is the memory model's, beside `peak_bytes`: the most of the process so far,
+so that cases of different size belong into different processes. A case that
+needs too much memory says so and the others go on.
 """
 
 from __future__ import annotations
@@ -15,6 +21,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
+import statistics
 import time
 
 import jax
@@ -22,7 +29,15 @@ import jax.numpy as jnp
 import networks
 import stopwatch
 
-from varjax import flops, schedule, sharding, step
+from varjax import (
+  devices,
+  flops,
+  memory,
+  phases,
+  schedule,
+  sharding,
+  step,
+)
 from varjax import spec as specs
 from varjax.tokenizers import make_tokenizer
 
@@ -34,8 +49,14 @@ def main(argv: list[str] | None = None) -> None:
   )
   parser.add_argument('--sizes', default='d16', help='depths, as d16,d20')
   parser.add_argument('--batch', default='64', help='images per update')
-  parser.add_argument('--remat', default='dots', help='none,dots,full')
+  parser.add_argument('--remat', default='dots', help='policies, or auto')
   parser.add_argument('--attention', default='auto', help='back ends')
+  parser.add_argument('--loss_chunks', default='0', help='parts of the loss')
+  parser.add_argument(
+    '--phases',
+    metavar='DEVICE',
+    help='print the phases of each case on a device of the table instead',
+  )
   parser.add_argument('--dtype', default='bfloat16', help='compute type')
   parser.add_argument('--moments', default='float32', help='first moment')
   parser.add_argument(
@@ -47,27 +68,59 @@ def main(argv: list[str] | None = None) -> None:
   given = parser.parse_args(argv)
   if given.quick:
     given.sizes, given.batch, given.rounds, given.updates = 'd2', '4', 2, 2
-  choices = (given.sizes, given.batch, given.remat, given.attention)
-  for size, batch, remat, attention in itertools.product(
+  choices = (
+    given.sizes, given.batch, given.remat, given.attention, given.loss_chunks
+  )  # fmt: skip
+  for size, batch, remat, attention, chunks in itertools.product(
     *(choice.split(',') for choice in choices)
   ):
-    _time(int(size[1:]), int(batch), remat, attention, given)
+    depth, batch, chunks = int(size[1:]), int(batch), int(chunks)
+    run = _run(depth, batch, remat, attention, chunks, given)
+    if given.phases:
+      print(table(run, devices.get(given.phases)))
+      continue
+    case = f'd{depth}/b{batch}/{remat}/{attention}/{given.dtype}'
+    _time(f'{case}/{chunks}' if chunks else case, run, given)
 
 
-def _time(depth, batch, remat, attention, given) -> None:
-  run = dataclasses.replace(
+def table(run: specs.RunSpec, device: devices.Device) -> str:
+  """The phases of an update as Markdown, with the time that each allows."""
+  run = memory.choose_remat(run, 1, device.memory_bytes)
+  found = phases.train_phases(run)
+  lines = [
+    f'd{run.model.depth}, batch {run.batch_size}, remat {run.model.remat}, '
+    f'on one {device.name}:',
+    '',
+    '| phase | TFLOP | GB | kernels | ms |',
+    '|---|---|---|---|---|',
+  ]
+  rows = [(phase, phase.seconds(device)) for phase in found]
+  rows.append((phases.total(found), phases.serial_seconds(found, device)))
+  lines += [
+    f'| {phase.name} | {phase.flops / 1e12:.2f} | {phase.bytes / 1e9:.2f} | '
+    f'{phase.launches} | {1e3 * seconds:.2f} |'
+    for phase, seconds in rows
+  ]
+  return '\n'.join(lines)
+
+
+def _run(depth, batch, remat, attention, chunks, given) -> specs.RunSpec:
+  return dataclasses.replace(
     networks.run_of(
       depth,
       networks.TINY if given.quick else networks.OFFICIAL,
       remat=remat,
       attention=attention,
       compute_dtype=given.dtype,
+      loss_chunks=chunks,
     ),
     batch_size=batch,
     mesh=specs.MeshSpec(1, -1) if given.fsdp else specs.MeshSpec(-1),
     optim=specs.OptimSpec(moments_dtype=given.moments),
   )
-  case = f'd{depth}/b{batch}/{remat}/{attention}/{given.dtype}'
+
+
+def _time(case: str, run: specs.RunSpec, given) -> None:
   facts = {'params': flops.parameter_counts(run.model, run.tokenizer).total}
   try:
     facts |= _measure(run, given)
@@ -100,10 +153,29 @@ def _measure(run, given) -> dict:
     **stopwatch.timing(samples, run.batch_size),
     **stopwatch.speed(work.dense * run.batch_size, samples),
     'tflops_exact': exact['tflops'],
+    **_limits(program, samples),
     'compile_s': round(compile_s, 2),
     'peak_bytes': stopwatch.peak_memory(),
     'rounds': given.rounds,
     'updates': given.updates,
+  }
+
+
+def _limits(program: step.Program, samples: list[float]) -> dict:
+  """What the analytic models say of time and memory."""
+  run, count = program.chosen, program.mesh.devices.size
+  device = devices.find(jax.devices()[0].device_kind)
+  limit = None
+  if device is not None:
+    # Of one device; replicas share the batch.
+    share = dataclasses.replace(run, batch_size=run.batch_size // count)
+    limit = phases.serial_seconds(phases.train_phases(share), device)
+  took = statistics.median(samples)
+  return {
+    'remat': run.model.remat,
+    'roofline_ms': None if limit is None else round(1e3 * limit, 3),
+    'of_roofline': None if limit is None else round(limit / took, 4),
+    'estimate_bytes': memory.memory_estimate(run, count).total,
   }
 
 

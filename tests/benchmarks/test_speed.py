@@ -13,6 +13,24 @@ ABSENT = ('tensorflow_datasets', 'clu', 'grain', 'array_record',
           'ml_collections')  # fmt: skip
 
 
+def _lines(name, *options):
+  """What a benchmark prints, as on a machine without the data stack."""
+  absent = () if name == 'feed' else ABSENT
+  code = (
+    'import sys, runpy\n'
+    f'for name in {absent}:\n  sys.modules[name] = None\n'
+    f'sys.argv = {[f"{name}.py", *options]}\n'
+    'sys.path.insert(0, "benchmarks")\n'
+    f'runpy.run_path("benchmarks/{name}.py", run_name="__main__")\n'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', code],
+    cwd=ROOT, capture_output=True, text=True, timeout=900,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  return done.stdout.splitlines()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
   'name',
@@ -26,22 +44,34 @@ ABSENT = ('tensorflow_datasets', 'clu', 'grain', 'array_record',
   ],
 )
 def test_quick(name):
-  absent = () if name == 'feed' else ABSENT
-  code = (
-    'import sys, runpy\n'
-    f'for name in {absent}:\n  sys.modules[name] = None\n'
-    f'sys.argv = ["{name}.py", "--quick"]\n'
-    'sys.path.insert(0, "benchmarks")\n'
-    f'runpy.run_path("benchmarks/{name}.py", run_name="__main__")\n'
-  )
-  done = subprocess.run(
-    [sys.executable, '-c', code],
-    cwd=ROOT, capture_output=True, text=True, timeout=600,
-  )  # fmt: skip
-  assert done.returncode == 0, done.stderr
-  lines = [json.loads(line) for line in done.stdout.splitlines()]
+  lines = [json.loads(line) for line in _lines(name, '--quick')]
   assert lines
   for line in lines:
     assert line['device'] == 'cpu'
     assert 'error' not in line
     assert line.get('images_per_s', line.get('compile_s')) > 0
+
+
+@pytest.mark.slow
+def test_the_fast_path_stays_within_the_noise_of_bfloat16():
+  """200 updates; noise is a reference that sums each batch in two parts."""
+  lines = _lines('loss_curves', '--quick', '--updates', '200')
+  exact, low = (json.loads(line) for line in lines)
+  for line in (exact, low):
+    assert line['updates'] == 200
+    assert line['last'] < 0.6 * line['first']
+  assert exact['max'] < 1e-5
+  assert 0 < low['noise_mean'] < 0.01
+  assert low['mean'] < 3 * low['noise_mean']
+  assert low['max'] < 3 * low['noise_max']
+
+
+def test_phases_of_a_case_are_a_table():
+  rows = _lines('step_time', '--phases', 'h100', '--remat', 'auto')
+  assert rows[0] == 'd16, batch 64, remat none, on one h100:'
+  parts = [[float(v) for v in row.split('|')[2:-1]] for row in rows[4:]]
+  *parts, total = parts
+  assert len(parts) > 20
+  for column in range(4):
+    found = sum(part[column] for part in parts)
+    assert abs(found - total[column]) < 0.01 * total[column]
