@@ -2,13 +2,13 @@
 
 from flax.core import meta
 import jax
-import jax.numpy as jnp
 import pytest
 
 from varjax import families, flops
 from varjax.errors import ConfigError
-from varjax.models.transformer import Transformer
-from varjax.orders import make_order, sequence_of
+from varjax.orders import sequence_of
+from varjax.spec import RunSpec
+from varjax.tasks.generate import GenerateTask
 
 MEMBERS = tuple(families.names())
 # The others of a family differ in size alone; the formula covers all.
@@ -33,21 +33,11 @@ def _formula(member):
 @pytest.mark.parametrize('name', INITIALISED)
 def test_the_formula_counts_what_the_model_initialises(name):
   member = families.member(name)
-  layout = make_order(member.order, member.tokenizer).layout
-  rows = layout.positions - layout.start
-  kind = jnp.int32 if layout.input_kind == 'codes' else jnp.float32
-  sums = jnp.zeros((1, layout.positions, layout.rounds - 1, layout.depth_dim))
-  model = Transformer(member.model, layout)
-  shapes = jax.eval_shape(
-    lambda: meta.unbox(
-      model.init(
-        {'params': jax.random.key(0)},
-        jnp.zeros(1, jnp.int32),
-        jnp.zeros((1, rows, layout.input_dim), kind),
-        sums=sums,
-      )
-    )['params']
+  run = RunSpec(
+    order=member.order, tokenizer=member.tokenizer, model=member.model
   )
+  shapes, _ = jax.eval_shape(GenerateTask(run).init, jax.random.key(0))
+  shapes = meta.unbox(shapes)
   small = shapes['head'].pop('depth', {'blocks': {}})
   shapes |= {'depth': small.pop('blocks'), 'embed': [shapes['embed'], small]}
   found = {

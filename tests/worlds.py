@@ -10,9 +10,9 @@ import numpy as np
 
 from varjax.evals import nll
 from varjax.models.transformer import Transformer
-from varjax.orders import make_order
 from varjax.orders.base import Order
-from varjax.spec import ModelSpec, OrderSpec, TokenizerSpec
+from varjax.spec import ModelSpec, OrderSpec, RunSpec, TokenizerSpec
+from varjax.tasks.generate import GenerateTask
 from varjax.tokenizers import msvq, rq
 from varjax.tokenizers.base import Quantizer
 from varjax.types import Example, PyTree
@@ -58,33 +58,15 @@ def world(
   scale: float = 0.5,
 ) -> World:
   """Weights depend on shapes and their order alone."""
-  made = make_order(order, spec)
-  net = Transformer(model, made.layout)
+  task = GenerateTask(RunSpec(order=order, tokenizer=spec, model=model))
   rng = np.random.default_rng(0)
 
   def draw(x):
     return jnp.asarray(rng.normal(0, scale, x.shape), jnp.float32)
 
-  layout = made.layout
-  rows = layout.positions - layout.start
-  kind = jnp.int32 if layout.input_kind == 'codes' else jnp.float32
-  origins = jnp.zeros((1, rows), jnp.int32) if layout.num_origins else None
-  sums = None
-  if layout.depth_dim:
-    sums = jnp.zeros((1, layout.positions, layout.rounds - 1, layout.depth_dim))
-  shapes = jax.eval_shape(
-    lambda: meta.unbox(
-      net.init(
-        {'params': jax.random.key(0)},
-        jnp.zeros(1, jnp.int32),
-        jnp.zeros((1, rows, layout.input_dim), kind),
-        origins=origins,
-        sums=sums,
-        steps=jnp.zeros((1, layout.positions), jnp.int32),
-      )
-    )
-  )
-  return World(made, net, jax.tree.map(draw, shapes['params']), quantizer(spec))
+  shapes, _ = jax.eval_shape(task.init, jax.random.key(0))
+  params = jax.tree.map(draw, meta.unbox(shapes))
+  return World(task.order, task.model, params, quantizer(spec))
 
 
 def quantizer(spec: TokenizerSpec) -> Quantizer:
