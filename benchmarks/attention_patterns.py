@@ -102,9 +102,9 @@ def _draw(found: dict[str, attention.Patterns], path: pathlib.Path) -> None:
   from matplotlib import pyplot as plt
 
   figure, axes = plt.subplots(1, 4, figsize=(14, 3.4))
+  layers = np.arange(len(found['trained'].distance))
   for name, marker in (('trained', 'o'), ('random', 'x')):
     part = found[name]
-    layers = np.arange(len(part.distance))
     for axis, values in zip(axes, (part.distance, part.entropy), strict=False):
       color = 'tab:blue' if name == 'trained' else 'tab:grey'
       axis.plot(layers, values, marker, color=color, alpha=0.6)
@@ -112,7 +112,9 @@ def _draw(found: dict[str, attention.Patterns], path: pathlib.Path) -> None:
   axes[0].set(ylabel='mean distance, cells of the finest grid')
   axes[1].set(ylabel='entropy / entropy of all alike')
   for axis in axes[:2]:
-    axis.set(xlabel='layer (points: heads)', ylim=(0, None))
+    axis.set(
+      xlabel='layer (points: heads)', ylim=(0, None), xticks=range(len(layers))
+    )
     axis.legend(fontsize=7)
   for axis, name in zip(axes[2:], ('trained', 'random'), strict=True):
     share = found[name].mass.mean(axis=(0, 1))
@@ -125,8 +127,9 @@ def _draw(found: dict[str, attention.Patterns], path: pathlib.Path) -> None:
           fontsize=6, color='w' if value < 0.6 else 'k',
         )  # fmt: skip
     axis.set(
-      title=f'{name}: share by scale (all alike)', xlabel='scale looked at',
-      ylabel='scale looking',
+      title=f'{name}: share (chance)', xlabel='scale looked at',
+      ylabel='scale looking', xticks=range(len(share)),
+      yticks=range(len(share)),
     )  # fmt: skip
     figure.colorbar(image, ax=axis, shrink=0.8)
   figure.tight_layout()

@@ -69,7 +69,6 @@ def _runs(table: pd.DataFrame) -> list[str]:
     paradigm = _paradigm(table, row['paradigm'])
     kind = paradigms.kind_of(paradigm, 'bits_per_dim')
     sign = '' if kind == 'exact' else '≤ '
-    speed = row.get('images_per_cpu_s', math.nan)
     lines.append(
       f'| {row["paradigm"]} | {row["size"]} | {row["images_seen"]:,} | '
       f'{row["updates"]} | '
@@ -77,7 +76,7 @@ def _runs(table: pd.DataFrame) -> list[str]:
       f'{row["loss_kind"]} | {sign}{row["bits_per_dim"]:.3f} ± '
       f'{row["bits_per_dim_sem"]:.3f} | {quality.distance(row)} | '
       f'{row["sequential_steps"]} | {row["flops_sample"]:.2g} | '
-      f'{"–" if math.isnan(speed) else f"{speed:.1f}"} | {row["run_id"]} |'
+      f'{quality.speed(row)} | {row["run_id"]} |'
     )
   return lines
 
@@ -136,9 +135,9 @@ def _measured(table: pd.DataFrame) -> list[str]:
 
 def _verdicts(table: pd.DataFrame) -> list[str]:
   """Pairs at the largest size, by each quantity, or why not."""
-  every = {name: _paradigm(table, name) for name in table.paradigm.unique()}
   size = table.loc[table.params_body.idxmax(), 'size']
   largest = table[table['size'] == size].set_index('paradigm')
+  every = {str(name): _paradigm(table, name) for name in largest.index}
   quantities = _measured(table)
   lines = [
     f'| largest size | {" | ".join(f"by {q}" for q in quantities)} |',
@@ -191,6 +190,7 @@ def _draw(table: pd.DataFrame, path: pathlib.Path) -> None:
 
   mpl.use('Agg')
   from matplotlib import pyplot as plt
+  from matplotlib import ticker
 
   quantities = _measured(table)
   figure, axes = plt.subplots(2, 3, figsize=(12, 7))
@@ -201,7 +201,8 @@ def _draw(table: pd.DataFrame, path: pathlib.Path) -> None:
       xscale='log', yscale='log', xlabel='training FLOPs',
       ylabel=_LABELS[quantity],
     )  # fmt: skip
-    axis.legend(fontsize=7)
+    axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_minor_formatter(ticker.NullFormatter())
   below = (
     ('sequential_steps', 'sequential steps of sampling'),
     ('flops_sample', 'FLOPs to sample an image'),
@@ -218,8 +219,9 @@ def _draw(table: pd.DataFrame, path: pathlib.Path) -> None:
       )  # fmt: skip
     axis.set(xscale='log', xlabel=label, ylabel=_LABELS[last])
     axis.set_yscale('log')
-  axes[1][0].legend(fontsize=7)
-  figure.tight_layout()
+  handles, names = axes[0][0].get_legend_handles_labels()
+  figure.legend(handles, names, ncols=len(names), loc='lower center')
+  figure.tight_layout(rect=(0, 0.05, 1, 1))
   figure.savefig(path, dpi=110)
 
 
@@ -228,7 +230,7 @@ def _against_flops(axis, name, part, quantity, paradigm) -> None:
   axis.errorbar(
     part.flops_train_total, part[quantity], 2 * part[f'{quantity}_sem'],
     fmt='v' if kind == 'bound' else 'o', color=_COLOURS.get(name),
-    label=f'{name} ({kind})', markersize=4,
+    label=name, markersize=4,
   )  # fmt: skip
   try:
     found = _fit(part, quantity, 'flops_train_total')

@@ -81,7 +81,7 @@ def _lines(table: pd.DataFrame) -> str:
       f'{row["images_seen"]:,} | '
       f'{row["code_nats"]:.1f} ± {row["code_nats_sem"]:.1f} | '
       f'≤ {row["bits_per_dim"]:.3f} ± {row["bits_per_dim_sem"]:.3f} | '
-      f'{quality.distance(row)} | {row["images_per_cpu_s"]:.1f} | '
+      f'{quality.distance(row)} | {quality.speed(row)} | '
       f'{row["run_id"]} |'
     )
   return '\n'.join(lines)
@@ -110,7 +110,7 @@ def _draw(table: pd.DataFrame, path: pathlib.Path) -> None:
       )  # fmt: skip
     axis.set(xscale='log', xlabel='sequential steps of sampling', ylabel=label)
   axes[2].set_yscale('log')
-  axes[0].legend(fontsize=7)
+  axes[1].legend(fontsize=7)
   figure.tight_layout()
   figure.savefig(path, dpi=110)
 

@@ -295,6 +295,12 @@ def distance(row: Row) -> str:
   return f'{row["kid"]:.3f} ± {row["kid_sem"]:.3f}'
 
 
+def speed(row: Row) -> str:
+  """Images per CPU second of a row, as a cell of a table."""
+  found = row.get('images_per_cpu_s', math.nan)
+  return '–' if math.isnan(found) else f'{found:.1f}'
+
+
 def write_between(page: pathlib.Path, name: str, text: str) -> None:
   """Replaces what stands between the marks of `name` in a page.
 
