@@ -14,7 +14,6 @@ import functools
 import jax
 from jax import lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 import jax.numpy as jnp
 
 from varjax.models.flash import forward, softmax, views
@@ -73,9 +72,7 @@ def queries(
     ],
     out_specs=[rows, *[numbers] * vectors],
     out_shape=[jax.ShapeDtypeStruct(q.shape, q.dtype), *[vector] * vectors],
-    compiler_params=triton.CompilerParams(
-      num_warps=tile.warps, num_stages=tile.stages
-    ),
+    compiler_params=views.launch(tile),
     interpret=interpret,
     name='flash_dq',
   )(q, k, v, out, log, grad, limits, *arguments)
@@ -131,9 +128,7 @@ def keys_and_values(
       jax.ShapeDtypeStruct(k.shape, k.dtype),
       jax.ShapeDtypeStruct(v.shape, v.dtype),
     ],
-    compiler_params=triton.CompilerParams(
-      num_warps=tile.warps, num_stages=tile.stages
-    ),
+    compiler_params=views.launch(tile),
     interpret=interpret,
     name='flash_dkv',
   )(q, k, v, log, delta, grad, firsts, *arguments)

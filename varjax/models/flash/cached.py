@@ -13,7 +13,6 @@ import functools
 import jax
 from jax import lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -89,9 +88,7 @@ def _attend(q, k, v, visible, *, scale, interpret, tile, programs) -> jax.Array:
       ),
       jax.ShapeDtypeStruct((splits, batch, heads, length), jnp.float32),
     ],
-    compiler_params=triton.CompilerParams(
-      num_warps=tile.warps, num_stages=tile.stages
-    ),
+    compiler_params=views.launch(tile),
     interpret=interpret,
     name='flash_cached',
   )(q, k, v, visible)

@@ -7,7 +7,6 @@ import functools
 import jax
 from jax import lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 import jax.numpy as jnp
 
 from varjax.models.flash import softmax, views
@@ -62,9 +61,7 @@ def forward(
       jax.ShapeDtypeStruct(q.shape, v.dtype),
       jax.ShapeDtypeStruct((batch, heads, length), jnp.float32),
     ],
-    compiler_params=triton.CompilerParams(
-      num_warps=tile.warps, num_stages=tile.stages
-    ),
+    compiler_params=views.launch(tile),
     interpret=interpret,
     name='flash_forward',
   )(q, k, v, limits, *arguments)

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import jax
 from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
+
+from varjax.models.flash.tiles import Tile
 
 
 def head(length: int, head_size: int) -> pl.BlockSpec:
@@ -45,3 +48,8 @@ def cosine(
   views = [row_numbers(x.shape[-1]) for x in inverses]
   one = pl.BlockSpec((1,), lambda *at: (at[-2],))
   return [*inverses, head_scale], [*views, one]
+
+
+def launch(tile: Tile) -> triton.CompilerParams:
+  """How many threads share a tile, and how far ahead they load."""
+  return triton.CompilerParams(num_warps=tile.warps, num_stages=tile.stages)
