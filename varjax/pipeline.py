@@ -150,6 +150,11 @@ class VarPipeline:
     return official.pipeline(config, vae, var, compute_dtype=compute_dtype)
 
   @property
+  def weight_bytes(self) -> int:
+    """Of the transformer's weights, as they are kept."""
+    return sum(x.nbytes for x in jax.tree.leaves(self._weights['model']))
+
+  @property
   def num_classes(self) -> int:
     """Class labels; the label `num_classes` (or any negative) is "none"."""
     return self.model.spec.num_classes
