@@ -11,8 +11,7 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 # takes 19 minutes of CPU time in place of 27.
 os.environ.setdefault(
   'XLA_FLAGS',
-  '--xla_force_host_platform_device_count=8 '
-  '--xla_backend_optimization_level=0',
+  '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0',
 )
 
 # Compiled programs are shared by the tests of one session and no other.
