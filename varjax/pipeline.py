@@ -18,16 +18,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from varjax import checkpoint, coerce, errors, validation
+from varjax import checkpoint, coerce, errors
 from varjax import spec as specs
 from varjax.models.transformer import Transformer
-from varjax.models.weights import stored
 from varjax.orders import make_order
 from varjax.orders.base import Order
 from varjax.sampling import edit as editing
-from varjax.sampling import loop, parallel
+from varjax.sampling import parallel
+from varjax.sampling.generator import Generator
 from varjax.tokenizers import artifact
-from varjax.tokenizers.autoencoder import Autoencoder
 from varjax.tokenizers.base import Tokenizer
 from varjax.types import PyTree
 from varjax.workdir import Workdir
@@ -57,19 +56,15 @@ class VarPipeline:
     precision: specs.PrecisionSpec = _AS_TRAINED,
     label: str = '',
   ):
-    validation.check_precision(precision)
-    if precision.compute:
-      spec = dataclasses.replace(model.spec, compute_dtype=precision.compute)
-      model = Transformer(spec, model.layout)
+    self._generator = Generator.of(tokenizer, order, model, precision)
     self.tokenizer = tokenizer
     self.order = order
-    self.model = model
+    self.model = self._generator.model
     self.precision = precision
     self.defaults = defaults or specs.SampleSpec()
     self.label = label
-    kept = stored(params, model.spec.compute_dtype, precision.weights)
     self._weights = jax.device_put(
-      {'tokenizer': tokenizer_params, 'model': kept}
+      self._generator.kept(tokenizer_params, params)
     )
 
   @classmethod
@@ -352,21 +347,11 @@ class VarPipeline:
     """Samples by image number over several devices; see `GroupSampler`."""
 
     def draw(weights, labels, keys):
-      return self._draw(settings, weights, labels, keys)[0]
+      return self._generator.draw(settings, weights, labels, keys)[0]
 
     return parallel.GroupSampler(
       draw, self._weights, group=group, seed=seed, devices=devices
     )
-
-  @functools.cached_property
-  def _decoder(self) -> Tokenizer:
-    """The tokenizer as it decodes samples; it encodes as it was trained."""
-    if not (self.precision.compute and isinstance(self.tokenizer, Autoencoder)):
-      return self.tokenizer
-    spec = dataclasses.replace(
-      self.tokenizer.spec, compute_dtype=self.precision.compute
-    )
-    return Autoencoder(spec)
 
   # --- compiled parts -------------------------------------------------------
 
@@ -405,35 +390,7 @@ class VarPipeline:
 
   @functools.lru_cache(maxsize=16)  # noqa: B019 - a pipeline lives long
   def _sampler(self, settings: specs.SampleSpec):
-    return jax.jit(functools.partial(self._draw, settings))
-
-  def _draw(
-    self,
-    settings: specs.SampleSpec,
-    weights: PyTree,
-    labels: jax.Array,
-    rng: jax.Array,
-    gumbel: jax.Array | None = None,
-    known: editing.Known | None = None,
-  ) -> tuple[jax.Array, jax.Array]:
-    """Images in [0, 1] and flat codes; the body of the sampling programs."""
-    codes, features = loop.sample(
-      self.model,
-      weights['model'],
-      self.order,
-      self.tokenizer.quantizer(weights['tokenizer']),
-      labels,
-      rng,
-      settings,
-      gumbel=gumbel,
-      known=known,
-      cache_dtype=self.precision.cache,
-    )
-    if features is None:
-      images = self._decoder.decode(weights['tokenizer'], codes)
-    else:
-      images = self._decoder.decode_features(weights['tokenizer'], features)
-    return (images + 1) / 2, codes
+    return jax.jit(functools.partial(self._generator.draw, settings))
 
   def _generate(self, labels, rng, changes, gumbel, known):
     noise = None if gumbel is None else jnp.asarray(gumbel)

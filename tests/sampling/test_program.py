@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from varjax.models.transformer import Transformer
 from varjax.models.weights import stored
 from varjax.orders import make_order
-from varjax.pipeline import VarPipeline
+from varjax.sampling.generator import Generator
 from varjax.spec import ModelSpec, OrderSpec, SampleSpec, TokenizerSpec
 from varjax.tokenizers import make_tokenizer
 
@@ -38,8 +38,8 @@ def _traced(batch, keep=None):
       functools.partial(stored, compute_dtype='bfloat16', kind=keep),
       weights['model'],
     )
-  pipe = VarPipeline(tokenizer, {}, order, model, {})
-  return jax.make_jaxpr(functools.partial(pipe._draw, OFFICIAL))(
+  generator = Generator.of(tokenizer, order, model)
+  return jax.make_jaxpr(functools.partial(generator.draw, OFFICIAL))(
     weights, jax.ShapeDtypeStruct((batch,), jnp.int32), key
   ).jaxpr
 
