@@ -17,8 +17,10 @@ import numpy as np
 from varjax.scaling import identify, newton
 from varjax.scaling.forms import FLOOR_MIN, Columns, Form, Scale, scale_of
 from varjax.scaling.objective import Objective, Problem
+from varjax.scaling.points import checked
 
-AGREE = 1e-6
+# Relative difference of the objectives of two starts at one optimum.
+_AGREE = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +93,7 @@ class Fit:
 
   @property
   def rmse_log(self) -> float:
+    """Root mean square of the residuals of log y."""
     return float(np.sqrt(np.mean(self.residuals**2)))
 
   @property
@@ -109,6 +112,7 @@ class Fit:
 
   @property
   def problem(self) -> Problem:
+    """What was minimised, to evaluate it elsewhere than at the optimum."""
     return problem_of(
       self.form, self.columns, self.y, self.objective, self.weights, self.scale
     )
@@ -166,36 +170,18 @@ def fit(
   """
   gate = identify.Gate(force)
   objective = objective or Objective()
-  columns = {k: np.asarray(columns[k], float) for k in form.inputs}
-  y = np.asarray(y, float)
-  weights = np.ones(len(y)) if weights is None else np.asarray(weights, float)
-  good = identify.check_values(columns, y, gate)
-  order = np.flatnonzero(good)
-  # A canonical order: floating-point sums do not depend on the rows' order.
-  keys = [weights[order], y[order], *(v[order] for v in columns.values())]
-  order = order[np.lexsort(keys)]
-  columns = {k: v[order] for k, v in columns.items()}
-  y, weights = y[order], weights[order]
-  if len(y) < 2:
-    raise identify.TooFewPoints(
-      f'{form.name} needs at least {len(form.names) + 1} runs, but there are '
-      f'{len(y)}', 'train more sizes',
-    )  # fmt: skip
-  identify.check_floor(form, y, gate)
-  identify.check_design(form, columns, gate, distinct)
-  scale = scale_of(columns, y)
-  problem = problem_of(form, columns, y, objective, weights, scale)
+  points = checked(form, columns, y, gate, weights=weights, distinct=distinct)
+  scale = scale_of(points.columns, points.y)
+  problem = problem_of(
+    form, points.columns, points.y, objective, points.weights, scale
+  )
   if inits is None:
     rng = np.random.default_rng(seed)
-    inits = form.starts(columns, y, rng, starts)
+    inits = form.starts(points.columns, points.y, rng, starts)
   optimum = newton.minimise(problem, inits)
   best = int(np.nanargmin(optimum.value))
   value = optimum.value[best]
-  # Residuals of 1e-8 are exact in float64: such optima agree, too.
-  exact = 0.5 * len(y) * (1e-8 / objective.delta) ** 2
-  if objective.kind != 'huber':
-    exact = 0.5 * len(y) * 1e-16
-  agreeing = int((optimum.value <= value * (1 + AGREE) + exact).sum())
+  agreeing = count_agreeing(optimum.value, objective, len(points.y))
   clipped = np.clip(inits[best], *form.bounds().T)
   moved = float(np.max(np.abs(optimum.theta[best] - clipped)))
   # Squared residuals of the loss itself carry its unit.
@@ -203,12 +189,29 @@ def fit(
   identify.check_starts(identify.StartReport(len(inits), agreeing, moved), gate)
   warnings = _judge(form, optimum.theta[best], gate)
   return Fit(
-    form=form, objective=objective, scale=scale, columns=columns, y=y,
-    weights=weights, theta=optimum.theta[best],
+    form=form, objective=objective, scale=scale, columns=points.columns,
+    y=points.y, weights=points.weights, theta=optimum.theta[best],
     value=float(value * objective.factor * unit**2), starts=len(inits),
-    agreeing=agreeing, method=objective.kind, seed=seed, order=order,
+    agreeing=agreeing, method=objective.kind, seed=seed, order=points.order,
     refusals=tuple(gate.kept), warnings=tuple(warnings),
   )  # fmt: skip
+
+
+def count_agreeing(
+  values: np.ndarray, objective: Objective, points: int
+) -> int:
+  """How many starts ended at the best optimum.
+
+  Args:
+    values: of the objective where each start ended, [s]; nan where it failed.
+    objective: what was minimised.
+    points: how many are fitted.
+  """
+  # Residuals of 1e-8 are exact in float64: such optima agree, too.
+  exact = 0.5 * points * 1e-16
+  if objective.kind == 'huber':
+    exact = 0.5 * points * (1e-8 / objective.delta) ** 2
+  return int((values <= np.nanmin(values) * (1 + _AGREE) + exact).sum())
 
 
 def _judge(form: Form, theta: np.ndarray, gate: identify.Gate) -> list[str]:

@@ -17,9 +17,10 @@ from scipy import optimize
 
 from varjax import errors
 from varjax.scaling import identify, newton
-from varjax.scaling.fit import AGREE, Fit, problem_of
+from varjax.scaling.fit import Fit, count_agreeing, problem_of
 from varjax.scaling.forms import SumForm, scale_of
 from varjax.scaling.objective import Objective
+from varjax.scaling.points import checked
 
 
 def fit_vpnls(
@@ -54,25 +55,11 @@ def fit_vpnls(
   if not isinstance(form, SumForm):
     raise errors.ConfigError('vpnls fits sums of power laws only')
   gate = identify.Gate(force)
-  columns = {k: np.asarray(columns[k], float) for k in form.inputs}
-  y = np.asarray(y, float)
-  good = identify.check_values(columns, y, gate)
-  order = np.flatnonzero(good)
-  keys = [y[order], *(v[order] for v in columns.values())]
-  order = order[np.lexsort(keys)]
-  columns = {k: v[order] for k, v in columns.items()}
-  y = y[order]
-  if len(y) < 2:
-    raise identify.TooFewPoints(
-      f'{form.name} needs at least {len(form.names) + 1} runs, but there are '
-      f'{len(y)}', 'train more sizes',
-    )  # fmt: skip
-  identify.check_floor(form, y, gate)
-  identify.check_design(form, columns, gate, distinct)
+  points = checked(form, columns, y, gate, distinct=distinct)
+  columns, y = points.columns, points.y
   scale = scale_of(columns, y)
   objective = Objective('linear')
-  ones = np.ones(len(y))
-  problem = problem_of(form, columns, y, objective, ones, scale)
+  problem = problem_of(form, columns, y, objective, points.weights, scale)
   logs = {k: np.log(v) - scale.x[k] for k, v in columns.items()}
   target = y / np.exp(scale.y)
 
@@ -97,8 +84,7 @@ def fit_vpnls(
   optimum = newton.minimise(problem, np.array(starts))
   best = int(np.argmin(optimum.value))
   value = float(optimum.value[best])
-  close = value * (1 + AGREE) + 0.5 * len(y) * 1e-16
-  agreeing = int((optimum.value <= close).sum())
+  agreeing = count_agreeing(optimum.value, objective, len(y))
   # The polish moves the refined cells by nothing, and should: the start
   # that matters is the grid's.
   identify.check_starts(
@@ -106,10 +92,10 @@ def fit_vpnls(
   )
   return Fit(
     form=form, objective=objective, scale=scale, columns=columns, y=y,
-    weights=ones, theta=optimum.theta[best],
+    weights=points.weights, theta=optimum.theta[best],
     value=value * float(np.exp(2 * scale.y)) * objective.factor,
-    starts=polished, agreeing=agreeing, method='vpnls', seed=0, order=order,
-    refusals=tuple(gate.kept),
+    starts=polished, agreeing=agreeing, method='vpnls', seed=0,
+    order=points.order, refusals=tuple(gate.kept),
   )  # fmt: skip
 
 
