@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from varjax import errors, records
-from varjax.scaling import analyse, identify, result, table
+from varjax.scaling import identify, result, sweep_analysis, table
 from varjax.scaling.options import Options
 from varjax.scaling.table import Conventions
 from varjax.tools import fit as tool
@@ -62,7 +62,7 @@ def sweep(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def analysed(sweep):
-  return analyse.analyse_records(
+  return sweep_analysis.analyse_records(
     records.load(sweep / 'records.jsonl'),
     records.load_curves(sweep / 'curves.jsonl'),
     options=QUICK,
@@ -146,16 +146,16 @@ def test_mixed_runs_are_refused_and_filtered(sweep):
   mixed = given.copy()
   mixed.loc[mixed['name'] == 'd3', 'tokenizer_id'] = 'other'
   with pytest.raises(identify.MixedRuns, match='tokenizer_id'):
-    analyse.analyse_records(mixed, options=QUICK)
+    sweep_analysis.analyse_records(mixed, options=QUICK)
   quick = Options(
     starts=20, bootstrap=20, backtest=False,
     filters={'tokenizer_id': 'tok'},
   )  # fmt: skip
-  found = analyse.analyse_records(mixed, options=quick)
+  found = sweep_analysis.analyse_records(mixed, options=quick)
   used = {p['run_id'] for p in found['points'] if p['used']}
   assert used == {'r2', 'r4', 'r5', 'r6'}
   forced = Options(starts=20, bootstrap=20, backtest=False, force=True)
-  found = analyse.analyse_records(mixed, options=forced)
+  found = sweep_analysis.analyse_records(mixed, options=forced)
   assert found['refusals'][0]['type'] == 'MixedRuns'
 
 
@@ -166,7 +166,7 @@ def test_surface_from_records_with_several_durations():
     for frac in (0.1, 0.3, 1.0)
   ]
   quick = Options(starts=20, bootstrap=40, backtest=False)
-  found = analyse.analyse_records(records.frame(rows), options=quick)
+  found = sweep_analysis.analyse_records(records.frame(rows), options=quick)
   surface = [f for f in found['fits'] if f['form'] == 'chinchilla']
   assert len(surface) == 1
   assert surface[0]['rank'] == 5
@@ -241,7 +241,7 @@ def test_tool_on_a_table(tmp_path, capsys):
 def test_importing_scaling_needs_no_jax():
   code = (
     'import sys\n'
-    'import varjax.scaling.analyse, varjax.scaling.reference\n'
+    'import varjax.scaling.sweep_analysis, varjax.scaling.reference\n'
     'import varjax.tools.fit\n'
     "sys.exit('jax' in sys.modules)\n"
   )

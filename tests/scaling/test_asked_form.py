@@ -8,7 +8,7 @@ import planted
 import pytest
 
 from varjax import cli, records
-from varjax.scaling import analyse, optimum, table
+from varjax.scaling import optimum, sweep_analysis, table
 from varjax.scaling.options import Options
 from varjax.scaling.table import Conventions
 
@@ -90,7 +90,7 @@ def test_records_can_be_fitted_against_data_or_compute():
     form='power_floor', x='d', starts=12, bootstrap=0, backtest=False,
     floors={'L_last': 1.0},
   )  # fmt: skip
-  found = analyse.analyse_records(records.frame(rows), options=options)
+  found = sweep_analysis.analyse_records(records.frame(rows), options=options)
   assert found['name'] == 'L_mean(D) with floor'
   assert found['params']['alpha'] == pytest.approx(0.25, rel=1e-4)
   # The longest run is held out, not the largest model.

@@ -8,7 +8,6 @@ import pytest
 
 from varjax.scaling import (
   agreement,
-  analyse,
   backtest,
   fit,
   forms,
@@ -16,6 +15,7 @@ from varjax.scaling import (
   identify,
   isoflop,
   optimum,
+  table_analysis,
 )
 from varjax.scaling.objective import Objective
 from varjax.scaling.options import Options
@@ -166,7 +166,7 @@ def test_repeated_data_are_reported_with_their_profiles():
   frame = pd.DataFrame({**columns, 'y': y})
   options = Options(base=base, starts=12, bootstrap=0, backtest=False)
   names = {'n': 'n', 'd': 'd', 'u': 'u', 'y': 'y'}
-  found = analyse.analyse_table(frame, names, 'repeat', options)
+  found = table_analysis.analyse_table(frame, names, 'repeat', options)
   assert found['params']['R_D'] == pytest.approx(12.0, rel=1e-4)
   assert found['params']['R_N'] == pytest.approx(6.0, rel=1e-4)
   assert set(found['profiles']) == {'R_D', 'R_N'}

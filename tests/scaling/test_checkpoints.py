@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from varjax.scaling import analyse, identify, optimum, result
+from varjax.scaling import identify, optimum, result, table_analysis
 from varjax.scaling.options import Options
 from varjax.tools import fit as tool
 
@@ -32,7 +32,7 @@ def curves():
 
 @pytest.fixture(scope='module')
 def analysed(curves):
-  return analyse.analyse_table(curves, COLUMNS, 'chinchilla', QUICK)
+  return table_analysis.analyse_table(curves, COLUMNS, 'chinchilla', QUICK)
 
 
 def test_rows_of_a_run_are_resampled_together(curves, analysed):
@@ -41,7 +41,7 @@ def test_rows_of_a_run_are_resampled_together(curves, analysed):
   assert any('80 rows are of 8 runs' in w for w in analysed['warnings'])
   # Taken for independent runs, they would promise more than they know.
   alone = {k: v for k, v in COLUMNS.items() if k != 'run'}
-  wrong = analyse.analyse_table(curves, alone, 'chinchilla', QUICK)
+  wrong = table_analysis.analyse_table(curves, alone, 'chinchilla', QUICK)
   assert wrong['bootstrap']['kind'] == 'runs'
   widths = [
     f['intervals']['alpha']['hi'] - f['intervals']['alpha']['lo']
@@ -61,7 +61,7 @@ def test_the_envelope_is_one_of_the_methods(analysed):
 def test_fewer_runs_than_parameters_are_refused(curves):
   few = curves[curves['run'].isin(['r0', 'r3', 'r7'])]
   with pytest.raises(identify.TooFewPoints, match='there are 3'):
-    analyse.analyse_table(few, COLUMNS, 'chinchilla', QUICK)
+    table_analysis.analyse_table(few, COLUMNS, 'chinchilla', QUICK)
 
 
 def test_command_fits_the_envelope(curves, tmp_path, capsys):

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from varjax import errors
-from varjax.scaling import analyse, fit, forms, optimum, result
+from varjax.scaling import fit, forms, optimum, result, table_analysis
 from varjax.scaling.objective import Objective
 from varjax.scaling.options import Options
 
@@ -109,7 +109,7 @@ def test_never_a_nan(rows, form, force):
   options = Options(starts=6, bootstrap=20, force=force)
   columns = {'n': 'n', 'd': 'd', 'y': 'loss'}
   try:
-    found = analyse.analyse_table(frame, columns, form, options)
+    found = table_analysis.analyse_table(frame, columns, form, options)
   except errors.VarjaxError:
     return
   text = json.dumps(found, allow_nan=False)

@@ -6,7 +6,6 @@ import pytest
 
 from varjax import errors
 from varjax.scaling import (
-  analyse,
   fit,
   forms,
   identify,
@@ -14,6 +13,7 @@ from varjax.scaling import (
   optimum,
   profile,
   reference,
+  table_analysis,
 )
 from varjax.scaling.objective import Objective
 from varjax.scaling.options import Options
@@ -70,9 +70,11 @@ def test_bad_values(bad):
 def test_fid_is_no_loss(name):
   frame = pd.DataFrame({'n': N, name: 30 * N**-0.1})
   with pytest.raises(identify.NotALoss, match='score of samples'):
-    analyse.analyse_table(frame, {'n': 'n', 'y': name}, 'power')
+    table_analysis.analyse_table(frame, {'n': 'n', 'y': name}, 'power')
   options = Options(starts=9, bootstrap=20, force=True)
-  found = analyse.analyse_table(frame, {'n': 'n', 'y': name}, 'power', options)
+  found = table_analysis.analyse_table(
+    frame, {'n': 'n', 'y': name}, 'power', options
+  )
   (kept,) = found['refusals']
   assert kept['type'] == 'NotALoss'
   assert kept['forced']

@@ -25,6 +25,8 @@ FORMS: dict[str, Form] = {
   'kaplan': nonlinear.KAPLAN,
   'bnsl': nonlinear.BNSL,
 }
+# Forms of one input, which `x` names.
+ONE_D = ('power', 'power_floor', 'power_pinned', 'bnsl')
 METHODS = (
   'auto', 'huber', 'log', 'linear', 'vpnls', 'isoflop', 'isoflop_akima',
   'envelope',

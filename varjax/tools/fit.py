@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 from varjax import errors, records
-from varjax.scaling import analyse, result, table
+from varjax.scaling import result, sweep_analysis, table, table_analysis
 from varjax.scaling.bootstrap import BACKENDS
 from varjax.scaling.options import FORMS, METHODS, Options
 from varjax.scaling.table import Conventions
@@ -163,9 +163,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   if table.is_records(given) and not own:
     curves_path = _curves_path(args)
     curves = records.load_curves(curves_path) if curves_path else None
-    found = analyse.analyse_records(given, curves, options=options)
+    found = sweep_analysis.analyse_records(given, curves, options=options)
   else:
-    found = analyse.analyse_table(given, columns, args.form, options)
+    found = table_analysis.analyse_table(given, columns, args.form, options)
   found['source'] = {
     'records': str(args.table),
     'curves': str(curves_path) if curves_path else None,
