@@ -17,6 +17,7 @@ from jax.experimental import pallas as pl
 import jax.numpy as jnp
 
 from varjax.models.flash import forward, softmax, views
+from varjax.models.flash.launch import launch, like
 from varjax.models.flash.tiles import Tile
 
 # Of 1 / |x|: shorter rows are divided by a constant, see `norm.unit`.
@@ -51,31 +52,20 @@ def queries(
   batch, length, heads, head_size = q.shape
   rows, numbers = views.head(length, head_size), views.row_numbers(length)
   keys = views.head(k.shape[1], head_size)
-  arguments, unit_views = views.cosine(inverses, head_scale)
-  vectors = 2 if arguments else 1
+  unit = views.cosine(inverses, head_scale)
   vector = jax.ShapeDtypeStruct((batch, heads, length), jnp.float32)
-  kernel = functools.partial(
-    _queries, cosine=bool(arguments), scale=scale, tile=tile
-  )
-  return pl.pallas_call(
-    kernel,
-    grid=(pl.cdiv(length, tile.queries), heads, batch),
-    in_specs=[
-      rows,
-      keys,
-      keys,
-      rows,
-      numbers,
-      rows,
-      views.shared(length),
-      *unit_views,
+  return launch(
+    functools.partial(_queries, cosine=bool(unit), scale=scale, tile=tile),
+    (pl.cdiv(length, tile.queries), heads, batch),
+    [
+      (q, rows), (k, keys), (v, keys), (out, rows), (log, numbers),
+      (grad, rows), (limits, views.shared(length)), *unit,
     ],
-    out_specs=[rows, *[numbers] * vectors],
-    out_shape=[jax.ShapeDtypeStruct(q.shape, q.dtype), *[vector] * vectors],
-    compiler_params=views.launch(tile),
+    [(like(q), rows), *[(vector, numbers)] * (2 if unit else 1)],
+    tile=tile,
     interpret=interpret,
     name='flash_dq',
-  )(q, k, v, out, log, grad, limits, *arguments)
+  )  # fmt: skip
 
 
 def keys_and_values(
@@ -92,7 +82,7 @@ def keys_and_values(
   scale: float,
   tile: Tile,
   interpret: bool,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, ...]:
   """Gradients of keys and values; arguments as in `queries`.
 
   Args:
@@ -106,32 +96,22 @@ def keys_and_values(
   count = k.shape[1]
   rows, numbers = views.head(length, head_size), views.row_numbers(length)
   keys = views.head(count, head_size)
-  arguments, unit_views = views.cosine(inverses, head_scale)
+  unit = views.cosine(inverses, head_scale)
   kernel = functools.partial(
-    _keys_and_values, cosine=bool(arguments), scale=scale, tile=tile
+    _keys_and_values, cosine=bool(unit), scale=scale, tile=tile
   )
-  return pl.pallas_call(
+  return launch(
     kernel,
-    grid=(pl.cdiv(count, tile.keys), heads, batch),
-    in_specs=[
-      rows,
-      keys,
-      keys,
-      numbers,
-      numbers,
-      rows,
-      views.shared(count),
-      *unit_views,
+    (pl.cdiv(count, tile.keys), heads, batch),
+    [
+      (q, rows), (k, keys), (v, keys), (log, numbers), (delta, numbers),
+      (grad, rows), (firsts, views.shared(count)), *unit,
     ],
-    out_specs=[keys, keys],
-    out_shape=[
-      jax.ShapeDtypeStruct(k.shape, k.dtype),
-      jax.ShapeDtypeStruct(v.shape, v.dtype),
-    ],
-    compiler_params=views.launch(tile),
+    [(like(k), keys), (like(v), keys)],
+    tile=tile,
     interpret=interpret,
     name='flash_dkv',
-  )(q, k, v, log, delta, grad, firsts, *arguments)
+  )  # fmt: skip
 
 
 def _queries(
@@ -142,6 +122,7 @@ def _queries(
     inverse_ref, column_ref, scale_ref, dq_ref, delta_ref, dscale_ref = refs
   else:
     dq_ref, delta_ref = refs
+    column_ref = None
   length, head_size = q_ref.shape
   keys = k_ref.shape[0]
   begin, end = forward.bounds_of_queries(length, tile.queries)
@@ -165,20 +146,14 @@ def _queries(
 
   def body(j, dq, cut: bool):
     first = j * tile.keys
-    bound = keys if cut else None
-    k = softmax.load_rows(k_ref, first, tile.keys, bound)
-    products = softmax.matmul(q, k, turned=True)
-    if cosine:
-      column = softmax.load_vector(column_ref, first, tile.keys, keys, 1.0)
-      products *= column[None]
-    if cut:
-      seen = (first + jnp.arange(tile.keys))[None] < limit[:, None]
-      products = jnp.where(seen, products, -jnp.inf)
+    products, k, column = forward.products_seen(
+      q, k_ref, column_ref, limit, first, tile.keys, cut
+    )
     weights = jnp.exp2(products * row[:, None] - log[:, None])
-    v = softmax.load_rows(v_ref, first, tile.keys, bound)
+    v = softmax.load_rows(v_ref, first, tile.keys, keys if cut else None)
     slope = softmax.matmul(grad, v, turned=True) - delta[:, None]
     slope *= weights
-    if cosine:
+    if column is not None:
       slope *= column[None]
     return dq + softmax.matmul(slope.astype(k.dtype), k)
 

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from varjax.models import placement
 from varjax.models.flash import block_causal, forward, softmax, views
+from varjax.models.flash.launch import launch
 from varjax.models.flash.tiles import Tile, fit
 
 # Two for each of the 132 multiprocessors of an H100.
@@ -74,24 +75,29 @@ def _attend(q, k, v, visible, *, scale, interpret, tile, programs) -> jax.Array:
   splits = min(columns, pl.cdiv(programs, rows * heads * batch))
   each = pl.cdiv(columns, splits)
   cache = views.head(keys, head_size)
-  parts, logs = pl.pallas_call(
+  rows_view, numbers = (
+    views.of_split(view)
+    for view in (views.head(length, head_size), views.row_numbers(length))
+  )
+  dtype = v.dtype if splits == 1 else jnp.float32
+  parts, logs = launch(
     functools.partial(_kernel, scale=scale, tile=tile, each=each),
-    grid=(rows, splits, heads, batch),
-    in_specs=[views.head(length, head_size), cache, cache, views.shared(1)],
-    out_specs=[
-      views.of_split(views.head(length, head_size)),
-      views.of_split(views.row_numbers(length)),
+    (rows, splits, heads, batch),
+    [
+      (q, views.head(length, head_size)), (k, cache), (v, cache),
+      (visible, views.shared(1)),
     ],
-    out_shape=[
-      jax.ShapeDtypeStruct(
-        (splits, *q.shape), v.dtype if splits == 1 else jnp.float32
+    [
+      (jax.ShapeDtypeStruct((splits, *q.shape), dtype), rows_view),
+      (
+        jax.ShapeDtypeStruct((splits, batch, heads, length), jnp.float32),
+        numbers,
       ),
-      jax.ShapeDtypeStruct((splits, batch, heads, length), jnp.float32),
     ],
-    compiler_params=views.launch(tile),
+    tile=tile,
     interpret=interpret,
     name='flash_cached',
-  )(q, k, v, visible)
+  )  # fmt: skip
   if splits == 1:
     return parts[0]
   # Parts of nothing have the logarithm -inf, and no share.

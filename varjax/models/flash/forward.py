@@ -10,6 +10,7 @@ from jax.experimental import pallas as pl
 import jax.numpy as jnp
 
 from varjax.models.flash import softmax, views
+from varjax.models.flash.launch import launch
 from varjax.models.flash.tiles import Tile
 
 
@@ -24,7 +25,7 @@ def forward(
   scale: float,
   tile: Tile,
   interpret: bool,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, ...]:
   """Attends on one device.
 
   Args:
@@ -41,30 +42,21 @@ def forward(
     The attended values in the type of v, and float32 [B, N, L].
   """
   batch, length, heads, head_size = q.shape
+  rows, numbers = views.head(length, head_size), views.row_numbers(length)
   keys = views.head(k.shape[1], head_size)
-  arguments, unit_views = views.cosine(inverses, head_scale)
-  kernel = functools.partial(
-    _kernel, cosine=bool(arguments), scale=scale, tile=tile
-  )
-  return pl.pallas_call(
-    kernel,
-    grid=(pl.cdiv(length, tile.queries), heads, batch),
-    in_specs=[
-      views.head(length, head_size),
-      keys,
-      keys,
-      views.shared(length),
-      *unit_views,
+  unit = views.cosine(inverses, head_scale)
+  return launch(
+    functools.partial(_kernel, cosine=bool(unit), scale=scale, tile=tile),
+    (pl.cdiv(length, tile.queries), heads, batch),
+    [(q, rows), (k, keys), (v, keys), (limits, views.shared(length)), *unit],
+    [
+      (jax.ShapeDtypeStruct(q.shape, v.dtype), rows),
+      (jax.ShapeDtypeStruct((batch, heads, length), jnp.float32), numbers),
     ],
-    out_specs=[views.head(length, head_size), views.row_numbers(length)],
-    out_shape=[
-      jax.ShapeDtypeStruct(q.shape, v.dtype),
-      jax.ShapeDtypeStruct((batch, heads, length), jnp.float32),
-    ],
-    compiler_params=views.launch(tile),
+    tile=tile,
     interpret=interpret,
     name='flash_forward',
-  )(q, k, v, limits, *arguments)
+  )
 
 
 def bounds_of_queries(length: int, size: int) -> tuple[jax.Array, jax.Array]:
@@ -82,7 +74,7 @@ def _kernel(q_ref, k_ref, v_ref, limits_ref, *refs, cosine, scale, tile):
   q = softmax.load_rows(q_ref, begin, tile.queries, end)
   # Rows beyond the end are never stored; they see a key, to stay finite.
   limit = softmax.load_vector(limits_ref, begin, tile.queries, end, 1)
-  row = softmax.LOG2_E * scale
+  row, column_ref = softmax.LOG2_E * scale, None
   if cosine:
     inverse_ref, column_ref, scale_ref = unit_refs
     inverse = softmax.load_vector(inverse_ref, begin, tile.queries, end, 1.0)
@@ -90,16 +82,10 @@ def _kernel(q_ref, k_ref, v_ref, limits_ref, *refs, cosine, scale, tile):
 
   def body(j, state, cut: bool):
     first = j * tile.keys
-    bound = keys if cut else None
-    k = softmax.load_rows(k_ref, first, tile.keys, bound)
-    products = softmax.matmul(q, k, turned=True)
-    if cosine:
-      column = softmax.load_vector(column_ref, first, tile.keys, keys, 1.0)
-      products *= column[None]
-    if cut:
-      seen = (first + jnp.arange(tile.keys))[None] < limit[:, None]
-      products = jnp.where(seen, products, -jnp.inf)
-    v = softmax.load_rows(v_ref, first, tile.keys, bound)
+    products, _, _ = products_seen(
+      q, k_ref, column_ref, limit, first, tile.keys, cut
+    )
+    v = softmax.load_rows(v_ref, first, tile.keys, keys if cut else None)
     return softmax.absorb(state, products, row, v)
 
   state = softmax.start(tile.queries, head_size)
@@ -109,6 +95,42 @@ def _kernel(q_ref, k_ref, v_ref, limits_ref, *refs, cosine, scale, tile):
   out, log = softmax.finish(state, row)
   softmax.store_rows(out_ref, begin, end, out)
   softmax.store_rows(log_ref, begin, end, log)
+
+
+def products_seen(
+  q: jax.Array,
+  k_ref,
+  column_ref,
+  limit: jax.Array,
+  first: jax.Array,
+  size: int,
+  cut: bool,
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+  """Products of a query tile with a tile of keys; what is not seen is -inf.
+
+  Args:
+    q: [rows, A].
+    k_ref: of all keys of the head, [M, A].
+    column_ref: of cosine attention, 1 / |k|, [M]; otherwise None.
+    limit: how many keys each row sees, [rows].
+    first: key that the tile begins with.
+    size: keys of the tile.
+    cut: whether some row may not see all of the tile.
+
+  Returns:
+    float32 [rows, size], without the factor of a row; the keys [size, A];
+    their inverse lengths [size], or None.
+  """
+  keys, column = k_ref.shape[0], None
+  k = softmax.load_rows(k_ref, first, size, keys if cut else None)
+  products = softmax.matmul(q, k, turned=True)
+  if column_ref is not None:
+    column = softmax.load_vector(column_ref, first, size, keys, 1.0)
+    products *= column[None]
+  if cut:
+    seen = (first + jnp.arange(size))[None] < limit[:, None]
+    products = jnp.where(seen, products, -jnp.inf)
+  return products, k, column
 
 
 def tiles_seen(limits_ref, begin, end, size: int):

@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import jax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
-
-from varjax.models.flash.tiles import Tile
 
 
 def head(length: int, head_size: int) -> pl.BlockSpec:
@@ -41,15 +38,16 @@ def shared(length: int) -> pl.BlockSpec:
 
 def cosine(
   inverses: tuple[jax.Array, jax.Array] | None, head_scale: jax.Array | None
-) -> tuple[list[jax.Array], list[pl.BlockSpec]]:
-  """The further arguments of cosine attention, if it is that, and views."""
+) -> list[tuple[jax.Array, pl.BlockSpec]]:
+  """The further inputs of cosine attention and their views; otherwise none.
+
+  Args:
+    inverses: 1 / |q| float32 [B, N, L] and 1 / |k| [B, N, M].
+    head_scale: float32 [N]; a program sees that of its head.
+  """
   if inverses is None or head_scale is None:
-    return [], []
-  views = [row_numbers(x.shape[-1]) for x in inverses]
+    return []
   one = pl.BlockSpec((1,), lambda *at: (at[-2],))
-  return [*inverses, head_scale], [*views, one]
-
-
-def launch(tile: Tile) -> triton.CompilerParams:
-  """How many threads share a tile, and how far ahead they load."""
-  return triton.CompilerParams(num_warps=tile.warps, num_stages=tile.stages)
+  return [
+    *((x, row_numbers(x.shape[-1])) for x in inverses), (head_scale, one)
+  ]  # fmt: skip
