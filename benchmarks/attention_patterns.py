@@ -32,7 +32,9 @@ from varjax.workdir import Workdir
 
 def main() -> None:
   """Prints the patterns of both transformers and draws them."""
-  args = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  args = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   args.add_argument('workdir', type=pathlib.Path)
   args.add_argument('--images', type=int, default=64)
   args.add_argument('--plot', type=pathlib.Path, required=True)

@@ -101,7 +101,9 @@ def documented() -> dict[str, str]:
 
 def main() -> None:
   """Prints the costs."""
-  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   parser.add_argument('--table', action='store_true', help='as in docstrings')
   arguments = parser.parse_args()
   if arguments.table:

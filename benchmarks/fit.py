@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-import json
-import os
 import pathlib
 import time
 
 import numpy as np
 import pandas as pd
+import stopwatch
 
 from varjax.scaling import bootstrap, fit, forms, isoflop, optimum, vpnls
 from varjax.scaling.objective import Objective
@@ -26,7 +25,9 @@ SURFACE = {'E': 1.8172, 'A': 482.0, 'B': 2085.0, 'alpha': 0.348, 'beta': 0.366}
 
 def main() -> None:
   """Prints one line per case."""
-  args = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  args = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   args.add_argument('--quick', action='store_true', help='fewer refits')
   args.add_argument('--data', help='folder with epoch_chinchilla_245.csv')
   given = args.parse_args()
@@ -39,9 +40,9 @@ def main() -> None:
                                      starts=starts),
     data=source, points=len(y), starts=starts,
   )  # fmt: skip
-  print(
-    json.dumps({'case': 'surface_optimum', 'objective': found.value,
-                'agreeing': found.agreeing / found.starts, **found.params})
+  stopwatch.line(
+    'fit', 'surface_optimum', objective=found.value,
+    agreeing=found.agreeing / found.starts, **found.params,
   )  # fmt: skip
   _timed(
     'bootstrap_surface',
@@ -85,8 +86,7 @@ def _timed(case: str, work: Callable, **facts):
   began = time.perf_counter()
   found = work()
   seconds = time.perf_counter() - began
-  line = {'case': case, 'seconds': round(seconds, 4), **facts}
-  print(json.dumps({**line, 'cores': os.cpu_count()}), flush=True)
+  stopwatch.line('fit', case, seconds=round(seconds, 4), **facts)
   return found
 
 

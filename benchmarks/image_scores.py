@@ -31,7 +31,9 @@ COUNTS = (50, 75, 100, 125, 150, 175, 200, 400, 600, 800)
 
 def main() -> None:
   """Prints one line per case."""
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   parser.add_argument(
     '--images', type=int, default=120, help='in a damaged set'
   )
@@ -48,9 +50,13 @@ def main() -> None:
   seen = statistics.keep(extract, images.of_array(reference, 'reference'))
   clean = statistics.keep(extract, images.of_array(pool, 'pool'))
   device = jax.devices()[0].device_kind
+  # Moments alone are known of references in files only.
+  assert seen.features is not None
+  assert clean.features is not None
+  theirs, ours = seen.features, clean.features
 
   def measure(given: np.ndarray) -> dict[str, float]:
-    part, theirs = Moments.of(given), seen.features
+    part = Moments.of(given)
     distance = frechet.distance(
       part.mean, part.covariance(), seen.pooled.mean, seen.pooled.covariance
     )
@@ -65,7 +71,7 @@ def main() -> None:
     }
 
   damaged, counted = [], []
-  base = clean.features[: args.images]
+  base = ours[: args.images]
   damaged.append(_line('damage', 'none', 0, len(base), measure(base), device))
   for kind, levels in LEVELS.items():
     for level in levels:
@@ -77,11 +83,11 @@ def main() -> None:
       )
   for count in COUNTS:
     if count <= half:
-      values = measure(clean.features[:count])
+      values = measure(ours[:count])
       counted.append(_line('count', 'none', 0, count, values, device))
 
   def estimate(index: np.ndarray) -> float:
-    part = Moments.of(clean.features[index])
+    part = Moments.of(ours[index])
     return frechet.distance(
       part.mean, part.covariance(), seen.pooled.mean, seen.pooled.covariance
     )

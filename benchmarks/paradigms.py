@@ -15,6 +15,7 @@ import json
 import math
 import pathlib
 
+import marks
 import numpy as np
 import pandas as pd
 import quality
@@ -36,7 +37,9 @@ _LABELS = {
 
 def main() -> None:
   """Measures, then writes the tables and the figure."""
-  args = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  args = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   args.add_argument('root', type=pathlib.Path)
   args.add_argument('--out', type=pathlib.Path, required=True)
   args.add_argument(
@@ -49,12 +52,12 @@ def main() -> None:
   )
   table = pd.DataFrame(rows).sort_values(['paradigm', 'params_body'])
   page = given.out / 'paradigms.md'
-  quality.write_between(page, 'runs', '\n'.join(_runs(table)))
-  quality.write_between(page, 'exponents', '\n'.join(_exponents(table)))
-  quality.write_between(page, 'verdicts', '\n'.join(_verdicts(table)))
+  marks.write_between(page, 'runs', '\n'.join(_runs(table)))
+  marks.write_between(page, 'exponents', '\n'.join(_exponents(table)))
+  marks.write_between(page, 'verdicts', '\n'.join(_verdicts(table)))
   if given.samples:
     lines = _baselines(given.root, given.samples)
-    quality.write_between(page, 'baselines', '\n'.join(lines))
+    marks.write_between(page, 'baselines', '\n'.join(lines))
   (given.out / 'images').mkdir(parents=True, exist_ok=True)
   _draw(table, given.out / 'images' / 'paradigms.png')
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import pathlib
 
+import marks
 import pandas as pd
 import quality
 
@@ -28,7 +29,9 @@ _STYLES = {
 
 def main() -> None:
   """Measures, then writes the table and the figure."""
-  args = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  args = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   args.add_argument('root', type=pathlib.Path)
   args.add_argument('--out', type=pathlib.Path, required=True)
   args.add_argument('--samples', type=int, default=397)
@@ -45,7 +48,7 @@ def main() -> None:
   table = pd.concat([table, first.assign(family='sets')])
   table = table.sort_values(['family', 'sequential_steps'])
   lines = _lines(table)
-  quality.write_between(given.out / 'paradigms.md', 'parallelism', lines)
+  marks.write_between(given.out / 'paradigms.md', 'parallelism', lines)
   _draw(table, given.out / 'images' / 'parallelism.png')
 
 

@@ -40,7 +40,9 @@ _DISK_MB = 48
 
 def main() -> int:
   """Runs the soak; returns 1 when it found something."""
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   parser.add_argument('--faults', type=int, default=60)
   parser.add_argument('--seed', type=int, default=0)
   parser.add_argument('--workdir', required=True, help='can be made again')

@@ -104,7 +104,9 @@ def _pick(targets, values):
 
 def main() -> None:
   """Prints one line per case, then the costs of larger sides."""
-  args = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  args = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   args.add_argument('--sides', default='4,8,16')
   args.add_argument('--batch', type=int, default=2)
   args.add_argument('--plot', type=pathlib.Path)

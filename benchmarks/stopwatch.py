@@ -1,8 +1,7 @@
 """Times of device programs, and the JSON line that each case prints.
 
-Shared by step_time.py, decode.py, tokenize_images.py, feed.py and
-compile_time.py. Needs jax and numpy alone, so that it runs on a bare
-accelerator machine.
+Shared by the scripts of `targets.py`. Needs jax and numpy alone, so that it
+runs on a bare accelerator machine.
 """
 
 from __future__ import annotations
@@ -10,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 import datetime
 import json
+import os
+import platform
 import statistics
 import sys
 import time
@@ -55,6 +56,7 @@ def line(benchmark: str, case: str, **facts: Any) -> dict[str, Any]:
     **facts,
     'device': first.device_kind,
     'devices': jax.device_count(),
+    'host': f'{platform.machine()}, {os.cpu_count()} cores',
     'jax': jax.__version__,
     'date': datetime.date.today().isoformat(),
     'command': ' '.join(sys.argv),

@@ -11,6 +11,7 @@ reading than with trained ones, whose codebook is better separated.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +46,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     reference = jax.jit(exact.encode)(weights, images)
     for dtype in ('float32', 'bfloat16'):
-      tokenizer = make_tokenizer(spec, resolution, jnp.dtype(dtype))
+      tokenizer = make_tokenizer(
+        dataclasses.replace(spec, compute_dtype=dtype), resolution
+      )
       encode, decode = jax.jit(tokenizer.encode), jax.jit(tokenizer.decode)
       codes = encode(weights, images)
       agreement = float(jnp.mean(codes == reference))

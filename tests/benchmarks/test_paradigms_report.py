@@ -16,7 +16,7 @@ BENCHMARKS = pathlib.Path(__file__).resolve().parents[2] / 'benchmarks'
 def scripts():
   sys.path.insert(0, str(BENCHMARKS))
   try:
-    yield tuple(importlib.import_module(n) for n in ('paradigms', 'quality'))
+    yield tuple(importlib.import_module(n) for n in ('paradigms', 'marks'))
   finally:
     sys.path.remove(str(BENCHMARKS))
 

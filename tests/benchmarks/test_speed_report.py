@@ -48,11 +48,25 @@ def test_best_case_of_the_device_and_its_ratio(report):
       _row('decode', 'd16/b1/cfg0', ms=60),
     ],
   )
-  table = text.split('On other devices')[0]
+  table = text.split('Other cases')[0]
   assert 'd16/b64/none/xla | tflops | 200 (eager) | 300 | 450 | 1.50×' in table
   assert 'd16/b1/cfg0 | ms | 180 (eager) | 60 | 15 | 3.00×' in table
   assert '999' not in table
   assert '| CPU | step_time |' in text
+
+
+def test_a_row_may_name_another_device(report):
+  row = {
+    'benchmark': 'fit', 'case': 'boot', 'metric': 'seconds', 'official': 30,
+    'how': 'a loop', 'target': 15, 'device': 'cpu',
+  }  # fmt: skip
+  text = report.report(
+    {**BASELINES, 'rows': [row]},
+    [_row('fit', 'boot/jax', device='cpu', seconds=2),
+     _row('fit', 'boot', device='GPU', seconds=1)],
+  )  # fmt: skip
+  assert 'boot/jax | seconds | 30 (a loop) | 2 | 15 | 15.00×' in text
+  assert text.count('boot/jax') == 1
 
 
 def test_what_nobody_measured_is_missing(report):
