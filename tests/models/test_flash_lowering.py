@@ -1,30 +1,13 @@
 """The flash kernels as a program for NVIDIA GPUs, lowered without one."""
 
+import gpu_program
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh, AxisType
 import pytest
 
-from varjax import sharding
 from varjax.models.flash import block_causal, cached
 
 BLOCKS = tuple(n * n for n in (1, 2, 3, 4, 5, 6, 8, 10, 13, 16))
-
-
-def _lowered(function, *arguments):
-  # Newer versions of JAX ask what the GPU is.
-  device = jax.sharding.AbstractDevice(
-    device_kind='NVIDIA H100 80GB HBM3', num_cores=132, platform='gpu'
-  )
-  mesh = AbstractMesh(
-    (1, 1, 1),
-    sharding.AXES,
-    axis_types=(AxisType.Auto,) * 3,
-    abstract_device=device,
-  )
-  with jax.sharding.use_abstract_mesh(mesh):
-    traced = jax.jit(function).trace(*arguments)
-    return traced.lower(lowering_platforms=('cuda',)).as_text()
 
 
 @pytest.mark.parametrize('cosine', [False, True])
@@ -43,7 +26,7 @@ def test_official_size_lowers_with_gradients(cosine, dtype):
     out, pull = jax.vjp(attend, q, k, v, head_scale)
     return out, pull(grad)
 
-  text = _lowered(program, x, x, x, scale, x)
+  text = gpu_program.lowered(program, x, x, x, scale, x)
   for name in ('flash_forward', 'flash_dq', 'flash_dkv'):
     assert name in text
   assert text.count('@__gpu$xla.gpu.triton') == 3
@@ -57,4 +40,4 @@ def test_a_cached_step_lowers():
   def program(q, k, v, visible):
     return cached.attend(q, k, v, scale=1.0, visible=visible)
 
-  assert 'flash_cached' in _lowered(program, q, k, k, visible)
+  assert 'flash_cached' in gpu_program.lowered(program, q, k, k, visible)

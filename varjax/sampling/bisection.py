@@ -19,7 +19,7 @@ import numpy as np
 
 # Of a digit. Each pass compares with all values of a digit at once: more
 # bits are fewer passes over the row and more comparisons in each.
-_DIGIT_BITS = 2
+DIGIT_BITS = 2
 _TOP_BIT = np.uint32(1 << 31)
 
 
@@ -39,6 +39,7 @@ def largest(
   accepts: Callable[[UInt[Array, '*S']], Bool[Array, '*S']],
   shape: tuple[int, ...],
   bits: int = 32,
+  digit_bits: int = DIGIT_BITS,
 ) -> UInt[Array, '*S']:
   """The largest integer of `bits` bits that a monotone test accepts, per row.
 
@@ -47,13 +48,14 @@ def largest(
       says of 0 is taken to be true.
     shape: of the rows.
     bits: of the integers; rounded up to whole digits.
+    digit_bits: of a digit; the result does not depend on it.
   """
-  digits = -(-bits // _DIGIT_BITS)
+  digits = -(-bits // digit_bits)
 
   def settle(digit: jax.Array, found: jax.Array) -> jax.Array:
-    shift = jnp.uint32(_DIGIT_BITS) * (digits - 1 - digit).astype(jnp.uint32)
+    shift = jnp.uint32(digit_bits) * (digits - 1 - digit).astype(jnp.uint32)
     passed = jnp.zeros(shape, jnp.uint32)
-    for value in range(1, 1 << _DIGIT_BITS):
+    for value in range(1, 1 << digit_bits):
       candidate = found | (jnp.uint32(value) << shift)
       passed += accepts(candidate).astype(jnp.uint32)
     return found | (passed << shift)

@@ -5,6 +5,8 @@ Official `autoregressive_infer_cfg` and `sample_with_top_k_top_p_`.
 
 from __future__ import annotations
 
+import functools
+
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -31,10 +33,17 @@ def guide(
   return (1 + strength) * conditional - strength * unconditional
 
 
-def top_k(logits: Float[Array, '*S V'], count: int) -> Float[Array, '*S V']:
+def top_k(
+  logits: Float[Array, '*S V'],
+  count: int,
+  digit_bits: int = bisection.DIGIT_BITS,
+) -> Float[Array, '*S V']:
   """Sets all but the `count` largest to -inf; ties with the last are kept.
 
-  0 switches the filter off.
+  Args:
+    logits: finite or -inf.
+    count: 0 switches the filter off.
+    digit_bits: see `bisection.largest`.
   """
   if not count or count >= logits.shape[-1]:
     return logits
@@ -43,11 +52,15 @@ def top_k(logits: Float[Array, '*S V'], count: int) -> Float[Array, '*S V']:
   def enough(least: UInt[Array, '*S']) -> Bool[Array, '*S']:
     return jnp.sum(keys >= least[..., None], axis=-1) >= count
 
-  least = bisection.largest(enough, keys.shape[:-1])
+  least = bisection.largest(enough, keys.shape[:-1], digit_bits=digit_bits)
   return jnp.where(keys < least[..., None], -jnp.inf, logits)
 
 
-def top_p(logits: Float[Array, '*S V'], mass: float) -> Float[Array, '*S V']:
+def top_p(
+  logits: Float[Array, '*S V'],
+  mass: float,
+  digit_bits: int = bisection.DIGIT_BITS,
+) -> Float[Array, '*S V']:
   """Sets the least likely tail to -inf (nucleus filter, 1904.09751).
 
   In ascending order, everything up to a cumulative probability of 1 - mass
@@ -57,6 +70,7 @@ def top_p(logits: Float[Array, '*S V'], mass: float) -> Float[Array, '*S V']:
   Args:
     logits: possibly already filtered.
     mass: in (0, 1]; 0 switches the filter off.
+    digit_bits: see `bisection.largest`.
   """
   if not mass:
     return logits
@@ -67,7 +81,10 @@ def top_p(logits: Float[Array, '*S V'], mass: float) -> Float[Array, '*S V']:
   def below(least: UInt[Array, '*S']) -> Float[Array, '*S']:
     return jnp.sum(jnp.where(keys < least[..., None], p, 0), axis=-1)
 
-  least = bisection.largest(lambda key: below(key) <= tail, shape)
+  largest = functools.partial(
+    bisection.largest, shape=shape, digit_bits=digit_bits
+  )
+  least = largest(lambda key: below(key) <= tail)
   least = jnp.minimum(least, jnp.max(keys, axis=-1))
   tied = keys == least[..., None]
   each = jnp.max(jnp.where(tied, p, 0), axis=-1)
@@ -79,6 +96,6 @@ def top_p(logits: Float[Array, '*S V'], mass: float) -> Float[Array, '*S V']:
     before = tied & (index < stop[..., None])
     return jnp.sum(before, axis=-1) <= dropped
 
-  stop = bisection.largest(fits, shape, bits=(p.shape[-1] - 1).bit_length())
+  stop = largest(fits, bits=(p.shape[-1] - 1).bit_length())
   drop = (keys < least[..., None]) | (tied & (index < stop[..., None]))
   return jnp.where(drop, -jnp.inf, logits)

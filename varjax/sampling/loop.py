@@ -25,6 +25,7 @@ from varjax.models import factors as factors_lib
 from varjax.models.transformer import Transformer
 from varjax.orders.base import Choice, Given, Order
 from varjax.rng import stream
+from varjax.sampling import filters
 from varjax.sampling import logits as logits_lib
 from varjax.sampling import smooth as smooth_lib
 from varjax.sampling.edit import Known
@@ -153,10 +154,14 @@ def run(
     rounds = []
     for index, draw_keys in enumerate(_round_keys(step_keys, layout.rounds)):
       logits, stack = reader.classify(hidden, features, stack, both)
+      other = None
       if both:
-        logits = logits_lib.guide(logits[:batch], logits[batch:], cfg * ratio)
-      filtered = logits_lib.top_k(logits, settings.top_k)
-      filtered = logits_lib.top_p(filtered, settings.top_p)
+        logits, other = logits[:batch], logits[batch:]
+      filtered = filters.drawable(
+        logits, other, cfg * ratio, settings.top_k, settings.top_p
+      )
+      if other is not None:
+        logits = logits_lib.guide(logits, other, cfg * ratio)
       drawn = _draw(filtered, draw_keys, greedy=settings.top_k == 1)
       chosen = factors_lib.join(drawn, layout.vocab, factors)
       if given is not None:
