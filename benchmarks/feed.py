@@ -1,12 +1,15 @@
 """Images per second that the input pipeline gives, from a cache of codes.
 
-  python benchmarks/feed.py --images 100000 --batch 768
+  python benchmarks/feed.py --images 300000 --batch 768
+  python benchmarks/feed.py --cold              with nothing in the page cache
   python benchmarks/feed.py --quick             small, in seconds
 
 Writes a cache of random codes of the official shape (L = 680, uint16) with
-the code that `varjax encode` uses, then reads it as a run would: shuffled
-by epoch, checked, on this machine's cores. One JSON line per batch size;
-`cpu_us_per_image` is processor time over all threads.
+the code that `varjax encode` uses, the same codes once more in the format of
+older caches, and reads both as a run would: shuffled by epoch, checked, on
+two cores of this machine. Formats take turns; each JSON line is the median
+of the rounds of one format and batch size. `cpu_us_per_image` is processor
+time over all threads.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import argparse
 import os
 import pathlib
+import statistics
 import tempfile
 import time
 
@@ -21,9 +25,12 @@ import networks
 import numpy as np
 import stopwatch
 
-from varjax.data import codes, encode, pipeline
+from varjax.data import codes, encode, pipeline, shards
+from varjax.data import manifest as manifests
 from varjax.spec import DataSpec
 from varjax.types import CodeSpec
+
+_SHARD_IMAGES = 8192  # the default of `varjax encode`
 
 
 class Blank:
@@ -45,61 +52,133 @@ class Blank:
 
 
 def main(argv: list[str] | None = None) -> None:
-  """Writes the cache and reads it at every batch size."""
+  """Writes the caches and reads them at every batch size."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument('--images', type=int, default=50_000)
   parser.add_argument('--batch', default='768', help='images per batch')
-  parser.add_argument('--batches', type=int, default=100, help='to time')
+  parser.add_argument('--batches', type=int, default=100, help='of a round')
+  parser.add_argument('--rounds', type=int, default=5)
+  parser.add_argument(
+    '--cold',
+    action='store_true',
+    help='drop the files from the page cache before each round (Linux)',
+  )
   parser.add_argument('--quick', action='store_true', help='a small cache')
   given = parser.parse_args(argv)
   if given.quick:
     given.images, given.batch, given.batches = 2000, '64', 20
+  if hasattr(os, 'sched_setaffinity'):
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+  with tempfile.TemporaryDirectory() as folder:
+    caches = {suffix: pathlib.Path(folder, suffix) for suffix in shards.FORMATS}
+    _write(caches[shards.SUFFIX], given.images)
+    for suffix, cache in caches.items():
+      if suffix != shards.SUFFIX:
+        _copy(caches[shards.SUFFIX], cache, suffix)
+    for batch in map(int, given.batch.split(',')):
+      _compare(caches, batch, given)
+
+
+def _write(cache: pathlib.Path, images: int) -> None:
+  """A cache of random codes, as `varjax encode` writes it."""
   spec = networks.OFFICIAL
   code_spec = CodeSpec(spec.grids, spec.vocab, spec.code_dim)
   rng = np.random.default_rng(0)
-  with tempfile.TemporaryDirectory() as folder:
-    encode.encode_split(
-      lambda images: rng.integers(
-        0, spec.vocab, (len(images), code_spec.positions, 1), np.int32
-      ),
-      Blank(given.images),
-      folder,
-      tokenizer_id='random',
-      code_spec=code_spec,
-      data_spec=DataSpec(resolution=14),
-      split='train',
-      batch_size=1000,
-      shard_images=10_000,
+  encode.encode_split(
+    lambda images: rng.integers(
+      0, spec.vocab, (len(images), code_spec.positions, 1), np.int32
+    ),
+    Blank(images),
+    cache,
+    tokenizer_id='random',
+    code_spec=code_spec,
+    data_spec=DataSpec(resolution=14),
+    split='train',
+    batch_size=1024,
+    shard_images=_SHARD_IMAGES,
+  )
+
+
+def _copy(cache: pathlib.Path, target: pathlib.Path, suffix: str) -> None:
+  """The same codes in another format."""
+  source = codes.open_codes(cache, 'train')
+  folder = target / 'train'
+  folder.mkdir(parents=True)
+  written = []
+  for shard in source.manifest.shards:
+    rows = [
+      (example['codes'], example['label'], example['id'])
+      for example in map(
+        source.__getitem__, range(shard.first, shard.first + shard.examples)
+      )
+    ]
+    written.append(
+      shards.write(folder, source.manifest, 0, shard.first, rows, suffix)
     )
-    source = codes.open_codes(folder, 'train')
-    size = sum(f.stat().st_size for f in pathlib.Path(folder).rglob('*'))
-    for batch in map(int, given.batch.split(',')):
-      _time(source, batch, given, size)
+  manifests.save(source.manifest.with_shards(tuple(written)), folder)
 
 
-def _time(source, batch: int, given, size: int) -> None:
+def _compare(
+  caches: dict[str, pathlib.Path], batch: int, given: argparse.Namespace
+) -> None:
+  """Reads the caches in turns, and prints a line for each."""
+  found: dict[str, list[tuple[float, float]]] = {s: [] for s in caches}
+  for _ in range(given.rounds):
+    for suffix, cache in caches.items():
+      found[suffix].append(_time(cache, batch, given))
+  images = batch * given.batches
+  for suffix, rounds in found.items():
+    walls, cpus = zip(*rounds, strict=True)
+    old = '' if suffix == shards.SUFFIX else f' {suffix[1:]}'
+    stopwatch.line(
+      'feed',
+      f'b{batch}{old}{" cold" if given.cold else ""}',
+      images_per_s=round(images / statistics.median(walls), 1),
+      images_per_s_worst=round(images / max(walls), 1),
+      cpu_us_per_image=round(1e6 * statistics.median(cpus) / images, 2),
+      rounds=given.rounds,
+      cache_bytes=sum(f.stat().st_size for f in _files(caches[suffix])),
+      images=given.images,
+      cores=len(os.sched_getaffinity(0)),
+    )
+
+
+def _time(
+  cache: pathlib.Path, batch: int, given: argparse.Namespace
+) -> tuple[float, float]:
+  """Seconds, and seconds of processors, for the batches of a round."""
+  source = codes.open_codes(cache, 'train')
+  if given.cold:
+    _forget(cache)
   stream = pipeline.train_batches(
     source, batch_size=batch, seed=0, process_index=0, process_count=1
   )
-  for _ in range(3):
-    next(stream)
+  if not given.cold:
+    for _ in range(3):
+      next(stream)
   start, cpu = time.perf_counter(), time.process_time()
   for _ in range(given.batches):
     next(stream)
   wall, cpu = time.perf_counter() - start, time.process_time() - cpu
   stream.close()
-  images = batch * given.batches
-  stopwatch.line(
-    'feed',
-    f'b{batch}',
-    images_per_s=round(images / wall, 1),
-    cpu_us_per_image=round(1e6 * cpu / images, 2),
-    cache_bytes=size,
-    images=given.images,
-    cores=os.cpu_count(),
-  )
+  return wall, cpu
+
+
+def _forget(cache: pathlib.Path) -> None:
+  """Drops what the page cache holds of a folder."""
+  for file in _files(cache):
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+      os.fsync(descriptor)  # Only clean pages are dropped.
+      os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+      os.close(descriptor)
+
+
+def _files(cache: pathlib.Path) -> list[pathlib.Path]:
+  return [path for path in cache.rglob('*') if path.is_file()]
 
 
 if __name__ == '__main__':

@@ -156,7 +156,7 @@ def test_interrupted_writer_resumes_to_the_same_bytes(written, tmp_path, calls):
     _encode(tmp_path, fail_late)
   with pytest.raises(errors.DataError, match='of 8 shards are written; run'):
     codes.open_codes(tmp_path, 'train')
-  finished = len(list((tmp_path / 'train').glob('*.array_record')))
+  finished = len(list((tmp_path / 'train').glob('*.npy')))
   again = itertools.count()
 
   def counted(images):
@@ -190,7 +190,7 @@ def test_killed_process_resumes_to_the_same_bytes(written, tmp_path):
     env={**os.environ, 'PYTHONPATH': paths},
   )
   deadline = time.monotonic() + 120
-  while len(list(tmp_path.glob('train/*.array_record'))) < 2:
+  while len(list(tmp_path.glob('train/*.npy'))) < 2:
     assert process.poll() is None
     assert time.monotonic() < deadline
     time.sleep(0.005)
@@ -210,7 +210,7 @@ def test_leftover_of_a_killed_shard_is_replaced(written, copy):
   tree = json.loads(path.read_text())
   tree['shards'], tree['codes_id'] = tree['shards'][:5], ''
   path.write_text(json.dumps(tree))
-  _shard(copy, 2, 1).with_suffix('.array_record.partial').write_bytes(b'half')
+  _shard(copy, 2, 1).with_suffix('.npy.partial').write_bytes(b'half')
   _encode(copy)
   assert _content(copy) == _content(written[0])
 
@@ -318,7 +318,7 @@ def test_missing_cache_says_what_to_run(tmp_path):
 def test_impossible_codes_are_refused(tmp_path, output, message):
   with pytest.raises(errors.DataError, match=message):
     _encode(tmp_path, lambda images: output(fake_encode(images)))
-  assert not list(tmp_path.glob('train/*.array_record'))
+  assert not list(tmp_path.glob('train/*.npy'))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ from one that is incomplete, damaged or of another tokenizer.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -18,28 +20,39 @@ import numpy as np
 from varjax import errors
 from varjax.data import manifest as manifests
 from varjax.data import shards
-from varjax.data.manifest import Manifest
+from varjax.data.manifest import Manifest, Shard
 from varjax.types import CodeSpec
 
 # Shards whose checksum was found right, with the size and times they had.
 _VERIFIED = '.verified.json'
+# Open shards of a source. Each is a file descriptor and a map, of which a
+# process may have about a thousand; one view of ImageNet has 157 shards.
+_OPEN = 256
+# What a shard was when its checksum was right: sha256, bytes, times.
+Stamp = list[Any]
 
 
 class CodeSource:
   """The codes of one split; see `sources.Source`.
 
-  Picklable; files are opened where they are first read, and may be read
-  from several threads.
+  Picklable; files are opened where they are first read, at most `_OPEN` at
+  a time, and may be read from several threads.
 
   Attributes:
     folder: of the split.
     manifest: what it holds.
   """
 
-  def __init__(self, folder: pathlib.Path, manifest: Manifest):
+  def __init__(
+    self, folder: pathlib.Path, manifest: Manifest, stamps: dict[str, Stamp]
+  ):
     self.folder = folder
     self.manifest = manifest
-    self._readers: dict[tuple[int, int], shards.ShardReader] = {}
+    self._stamps = stamps
+    # No method of its own: in a cycle, maps would wait for the collector.
+    self._readers = functools.lru_cache(_OPEN)(
+      functools.partial(_open_shard, folder, manifest, stamps)
+    )
 
   @property
   def code_spec(self) -> CodeSpec:
@@ -74,8 +87,13 @@ class CodeSource:
     if not 0 <= index < len(self):
       raise IndexError(index)
     number, row = divmod(index, self.manifest.shard_images)
-    codes, labels, names = self._reader(0, number).read([row])
-    return {'codes': codes[0], 'label': int(labels[0]), 'id': names[0]}
+    reader = self._readers(number)
+    codes, labels = reader.read(np.array([row]))
+    return {
+      'codes': codes[0].astype(np.int32),
+      'label': int(labels[0]),
+      'id': reader.name(row),
+    }
 
   def read(
     self, indices: np.ndarray, epochs: np.ndarray
@@ -102,26 +120,12 @@ class CodeSource:
     cuts = np.flatnonzero(np.diff(shard[order])) + 1
     for places in np.split(order, cuts):
       if len(places):
-        view, number = divmod(
-          int(shard[places[0]]), self.manifest.shards_per_view
-        )
-        reader = self._reader(view, number)
-        part, part_labels, _ = reader.read(rows[places].tolist())
-        codes[places] = part
-        labels[places] = part_labels
+        reader = self._readers(int(shard[places[0]]))
+        codes[places], labels[places] = reader.read(rows[places])
     return codes, labels
 
-  def __getstate__(self) -> dict[str, Any]:
-    return {**self.__dict__, '_readers': {}}
-
-  def _reader(self, view: int, number: int) -> shards.ShardReader:
-    reader = self._readers.get((view, number))
-    if reader is None:
-      first = number * self.manifest.shard_images
-      name = shards.file_name(self.manifest, view, first)
-      reader = shards.ShardReader(self.folder / name, self.manifest)
-      self._readers[view, number] = reader
-    return reader
+  def __reduce__(self) -> tuple[Any, ...]:
+    return CodeSource, (self.folder, self.manifest, self._stamps)
 
 
 def open_codes(
@@ -159,52 +163,92 @@ def open_codes(
       f'{path}: incomplete, {len(manifest.shards)} of {total} shards are '
       'written; run `varjax encode` again with the same settings to finish it'
     )
-  broken = damaged(folder, manifest)
-  if broken:
-    name, reason = next(iter(broken.items()))
-    raise errors.DataError(
-      f'{folder / name}: {reason}; run `varjax encode` again with the same '
-      'settings to rewrite it'
-    )
-  return CodeSource(folder, manifest)
+  found = verify(folder, manifest)
+  if found.broken:
+    name, reason = next(iter(found.broken.items()))
+    raise _damaged(folder / name, reason)
+  return CodeSource(folder, manifest, found.stamps)
 
 
-def damaged(folder: pathlib.Path, manifest: Manifest) -> dict[str, str]:
-  """Checks the shards that a manifest lists.
+@dataclasses.dataclass(frozen=True)
+class Verified:
+  """What a check of shards found, by file name.
 
-  Returns:
-    What is wrong, by file name; empty when all are whole.
+  Attributes:
+    stamps: of those that are whole.
+    broken: what is wrong with the others.
   """
+
+  stamps: dict[str, Stamp]
+  broken: dict[str, str]
+
+
+def verify(folder: pathlib.Path, manifest: Manifest) -> Verified:
+  """Checks the shards that a manifest lists."""
   known = _read_verified(folder)
-  verified, broken = {}, {}
+  found = Verified({}, {})
   for shard in manifest.shards:
     path = folder / shard.file
-    if not path.is_file():
-      broken[shard.file] = 'the shard is missing'
-      continue
-    stat = path.stat()
-    if stat.st_size != shard.bytes:
-      broken[shard.file] = (
-        f'the shard has {stat.st_size} bytes instead of {shard.bytes}'
-      )
-      continue
-    # ctime as well: it changes even where a tool restores mtime.
-    stamp = [shard.sha256, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
-    unchanged = known.get(shard.file) == stamp
-    if not unchanged and shards.checksum(path) != shard.sha256:
-      broken[shard.file] = 'the checksum of the shard does not match'
-      continue
-    verified[shard.file] = stamp
-  if verified != known:
+    stamp, reason = _check(path, shard, known.get(shard.file))
+    if reason:
+      found.broken[shard.file] = reason
+    else:
+      found.stamps[shard.file] = stamp
+  if found.stamps != known:
     # A read-only folder is fine: it is hashed again next time.
     with contextlib.suppress(OSError):
       partial = folder / f'{_VERIFIED}.{os.getpid()}.partial'
-      partial.write_text(json.dumps(verified))
+      partial.write_text(json.dumps(found.stamps))
       partial.replace(folder / _VERIFIED)
-  return broken
+  return found
 
 
-def _read_verified(folder: pathlib.Path) -> dict[str, list[Any]]:
+def _open_shard(
+  folder: pathlib.Path,
+  manifest: Manifest,
+  stamps: dict[str, Stamp],
+  number: int,
+) -> shards.ShardReader:
+  """Opens a shard by its number, counted through all views."""
+  shard = manifest.shards[number]
+  path = folder / shard.file
+  # It may have changed since the whole cache was verified.
+  _, reason = _check(path, shard, stamps.get(shard.file))
+  if reason:
+    raise _damaged(path, reason)
+  return shards.ShardReader(path, manifest, shard)
+
+
+def _check(
+  path: pathlib.Path, shard: Shard, known: Stamp | None
+) -> tuple[Stamp, str]:
+  """What a file is now, and what is wrong with it, '' where nothing is.
+
+  Args:
+    path: of the file.
+    shard: what it should be.
+    known: its stamp when its checksum was right, if it ever was.
+  """
+  if not path.is_file():
+    return [], 'the shard is missing'
+  stat = path.stat()
+  if stat.st_size != shard.bytes:
+    return [], f'the shard has {stat.st_size} bytes instead of {shard.bytes}'
+  # ctime as well: it changes even where a tool restores mtime.
+  stamp = [shard.sha256, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+  if stamp != known and shards.checksum(path) != shard.sha256:
+    return [], 'the checksum of the shard does not match'
+  return stamp, ''
+
+
+def _damaged(path: pathlib.Path, reason: str) -> errors.DataError:
+  return errors.DataError(
+    f'{path}: {reason}; run `varjax encode` again with the same settings to '
+    'rewrite it'
+  )
+
+
+def _read_verified(folder: pathlib.Path) -> dict[str, Stamp]:
   try:
     known = json.loads((folder / _VERIFIED).read_text())
   except (OSError, ValueError):

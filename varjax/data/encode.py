@@ -119,18 +119,20 @@ def encode_split(
     ) from error
   with _lock(folder, share):
     finished = _resume(folder, plan)
+    suffix = shards.suffix_of(folder, _noted(folder))
     # Nobody may finish a shard before all agree on which are missing.
     share.barrier('encode_resumed')
     notes = folder / f'{_NOTES}{share.index}' if share.count > 1 else folder
     notes.mkdir(exist_ok=True)
     manifest = plan.with_shards(tuple(finished))
     manifests.save(manifest, notes)
-    units = _units(plan, batch_size, {shard.file for shard in finished}, share)
+    missing = _missing(plan, {shard.file for shard in finished}, suffix)
+    units = _units(plan, batch_size, missing, share)
     done = sum(shard.examples for shard in finished)
     total = done + sum(unit.count for unit in units)
     if progress:
       progress(done, total)
-    rows: list[tuple[np.ndarray, int, str]] = []
+    rows: list[manifests.Row] = []
     for unit, codes, examples in _encoded(
       encode_fn, source, plan, data_spec, iter(units), batch_size
     ):
@@ -139,7 +141,7 @@ def encode_split(
       done += unit.count
       if unit.ends_shard:
         first = unit.first + unit.count - len(rows)
-        shard = shards.write(folder, plan, unit.view, first, rows)
+        shard = shards.write(folder, plan, unit.view, first, rows, suffix)
         finished.append(shard)
         manifest = plan.with_shards(tuple(finished))
         manifests.save(manifest, notes)
@@ -209,17 +211,27 @@ def _plan(
 def _resume(folder: pathlib.Path, plan: Manifest) -> list[Shard]:
   """The whole shards of an earlier run of the same plan, in order."""
   found: dict[str, Shard] = {}
-  for notes in [folder, *sorted(folder.glob(f'{_NOTES}*'))]:
+  for notes in _all_notes(folder):
     for shard in _whole_shards(folder, notes, plan):
       found[shard.file] = shard
   return sorted(found.values(), key=lambda shard: (shard.view, shard.first))
 
 
+def _all_notes(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Folders with a manifest: the split's, and one of each process."""
+  places = [folder, *sorted(folder.glob(f'{_NOTES}*'))]
+  return [notes for notes in places if (notes / manifests.FILE).exists()]
+
+
+def _noted(folder: pathlib.Path) -> list[Shard]:
+  """The shards that were ever finished, also those that are lost."""
+  loaded = [manifests.load(notes) for notes in _all_notes(folder)]
+  return [shard for manifest in loaded for shard in manifest.shards]
+
+
 def _whole_shards(
   folder: pathlib.Path, notes: pathlib.Path, plan: Manifest
 ) -> list[Shard]:
-  if not (notes / manifests.FILE).exists():
-    return []
   stored = manifests.load(notes)
   for field in dataclasses.fields(Manifest):
     old, new = getattr(stored, field.name), getattr(plan, field.name)
@@ -228,7 +240,7 @@ def _whole_shards(
         f'{notes / manifests.FILE}: {field.name} is {old!r}, but these codes '
         f'would have {new!r}; encode into another folder or delete this one'
       )
-  broken = code_cache.damaged(folder, stored)
+  broken = code_cache.verify(folder, stored).broken
   return [shard for shard in stored.shards if shard.file not in broken]
 
 
@@ -243,16 +255,25 @@ def _merge(folder: pathlib.Path, plan: Manifest, share: Share) -> Manifest:
   return manifests.load(folder)
 
 
-def _units(
-  plan: Manifest, batch_size: int, finished: set[str], share: Share
-) -> list[_Unit]:
-  """The batches of every `share.count`-th shard that is missing."""
-  missing = [
+def _missing(
+  plan: Manifest, finished: set[str], suffix: str
+) -> list[tuple[int, int]]:
+  """(view, first example) of the shards that are to be written."""
+  return [
     (view, start)
     for view in range(plan.views)
     for start in range(0, plan.examples, plan.shard_images)
-    if shards.file_name(plan, view, start) not in finished
+    if shards.file_name(plan, view, start, suffix) not in finished
   ]
+
+
+def _units(
+  plan: Manifest,
+  batch_size: int,
+  missing: list[tuple[int, int]],
+  share: Share,
+) -> list[_Unit]:
+  """The batches of every `share.count`-th shard that is missing."""
   units = []
   for view, start in missing[share.index :: share.count]:
     stop = min(start + plan.shard_images, plan.examples)

@@ -15,11 +15,15 @@ import pathlib
 import typing
 from typing import Any
 
+import numpy as np
+
 from varjax import errors
 from varjax.types import CodeSpec
 
 FILE = 'manifest.json'
 SCHEMA = 1
+# An example in a shard: codes [L, R], label, id.
+Row = tuple[np.ndarray, int, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +95,11 @@ class Manifest:
       code_dim=self.code_dim,
       codes_per_position=self.codes_per_position,
     )
+
+  @property
+  def codes_per_image(self) -> int:
+    """Stored values of one example, L * R."""
+    return self.code_spec.positions * self.codes_per_position
 
   @property
   def shards_per_view(self) -> int:
