@@ -10,8 +10,10 @@ One JSON line per case, named bBATCH/hHEADS/LAYOUT/PASS/BACKEND/TYPE.
 `tflops` counts visible pairs, the backward pass as two forward ones;
 `roofline_ms` is the longer of the kernels' own products at the nominal peak
 and of their bytes at the nominal bandwidth, null where the device is not
-known. With --cosine queries and keys are normalised as in VAR's blocks: by
-the flash kernels themselves, for the others before.
+known. `distance` is that of the results (gradients too, where the pass has
+them) from those of XLA in float32, relative, for two images: a kernel that is
+fast and wrong shows here. With --cosine queries and keys are normalised as in
+VAR's blocks: by the flash kernels themselves, for the others before.
 
 Tiles are QUERIESxKEYSxWARPSxSTAGES of forward/dq/dkv, of the flash back end.
 """
@@ -114,7 +116,9 @@ def _time(batch, layout, backend, which, tiles, text, given) -> None:
   if backend == 'flash':
     facts |= _of_kernels(counted)
   try:
-    call = _call(blocks, shape, dtype, backend, backward, tiles, given.cosine)
+    how = backend, backward, tiles, given.cosine
+    facts['distance'] = round(_distance(blocks, shape, dtype, *how), 6)
+    call = _call(blocks, _inputs(shape, dtype), *how)
     samples = stopwatch.seconds(call, given.rounds, given.calls)
     facts |= stopwatch.timing(samples, batch)
     facts |= stopwatch.speed(counted.flops_visible, samples)
@@ -142,11 +146,32 @@ def _of_kernels(counted: costs.Costs) -> dict:
   }
 
 
-def _call(blocks, shape, dtype, backend, backward, tiles, cosine):
-  """A compiled call that needs no argument."""
+def _distance(blocks, shape, dtype, backend, backward, tiles, cosine) -> float:
+  """The worst |found - exact| / |exact| of two images' results."""
+  few = (min(shape[0], 2), *shape[1:])
+  low = _inputs(few, dtype)
+  found = _call(blocks, low, backend, backward, tiles, cosine)()
+  wide = [x.astype(jnp.float32) for x in low]
+  with jax.default_matmul_precision('highest'):
+    exact = _call(blocks, wide, 'xla', backward, None, cosine)()
+  pairs = zip(jax.tree.leaves(found), jax.tree.leaves(exact), strict=True)
+  return max(
+    float(jnp.linalg.norm(a.astype(jnp.float32) - b) / jnp.linalg.norm(b))
+    for a, b in pairs
+    if jnp.any(b)  # Without --cosine there is no scale to differentiate by.
+  )
+
+
+def _inputs(shape, dtype):
+  """Queries, keys, values, gradient; the same numbers in every type."""
   keys = jax.random.split(jax.random.key(0), 4)
-  q, k, v, grad = (jax.random.normal(key, shape, dtype) for key in keys)
-  head_scale = jnp.full(shape[2], 4.0)
+  return [jax.random.normal(key, shape).astype(dtype) for key in keys]
+
+
+def _call(blocks, inputs, backend, backward, tiles, cosine):
+  """A compiled call that needs no argument."""
+  q, k, v, grad = inputs
+  head_scale = jnp.full(q.shape[2], 4.0)
 
   def attend(q, k, v, head_scale):
     if tiles is not None:
