@@ -67,7 +67,11 @@ class BlockModulation(nn.Module):
       'bias', dense.zeros(('layers', 'adaln')), (depth, features)
     )
     kernel = _gathered(kernel.astype(dtype), ('layers', 'condition', 'adaln'))
-    own = jnp.einsum('bd,ldf->lbf', hidden, kernel)
+    # One product a layer: of a single one XLA writes the images last, and
+    # turns the hidden states of all blocks to match.
+    own = jnp.einsum(
+      'lbd,ldf->lbf', jnp.broadcast_to(hidden, (depth, *hidden.shape)), kernel
+    )
     own = own + bias.astype(dtype)[:, None]
     return _whole(own.reshape(depth, -1, CHUNKS, width))
 
