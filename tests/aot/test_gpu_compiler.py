@@ -48,3 +48,28 @@ def test_a_train_step_is_compiled_for_gpus(tmp_path):
                '--config.model.remat=none')  # fmt: skip
   assert whole.returncode == 5
   assert 'its peak is above what JAX takes' in whole.stderr
+
+
+@pytest.mark.slow
+def test_element_wise_kernels_read_and_write_once(tmp_path):
+  if not target.installed(H100):
+    pytest.skip(target.compiler_of(H100).INSTALL)
+  layers, images, width = 2, 32, 768
+  done = _aot(tmp_path, '--topology', 'h100:1', '--config.batch_size=32',
+              '--config.model.depth=2', '--config.model.remat=none',
+              '--config.model.scan=false',
+              '--config.model.attention=flash')  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  found = json.loads((tmp_path / 'aot.json').read_text())
+  moved = {
+    (part['step'], part['place']): part['bytes']
+    for part in found['compiled']['parts']
+    if part['kind'] == 'element-wise'
+  }
+  stream = images * 680 * width * 2  # bfloat16
+  # GELU: one array of four times the width in, one out.
+  assert moved['forward', 'blocks/mlp'] == layers * 8 * stream
+  # Its derivative and the gradient of the bias in front of it are one
+  # kernel: two arrays in, one out.
+  backward = moved['backward', 'blocks/mlp/fc1'] / (layers * 12 * stream)
+  assert 1 <= backward < 1.01

@@ -111,6 +111,13 @@ def test_in_bfloat16_only_the_ends_are_rounded(name):
     assert error.max() <= 2**-8 * np.abs(b).max() + 1e-6
 
 
+def test_the_passes_of_gelu_share_nothing_worth_keeping():
+  """XLA would merge a second tanh with the first, and keep it in float32."""
+  x = jnp.ones((2, 3, 4), jnp.bfloat16)
+  both = jax.make_jaxpr(lambda x: jax.vjp(activation.gelu, x)[1](x))(x)
+  assert str(both).count('tanh') == 1
+
+
 def test_the_gradient_of_a_zero_vector_is_finite():
   x, scale = jnp.zeros((1, 2, 1, 4)), jnp.ones((1, 1, 1, 1))
   gradient = jax.grad(lambda x: jnp.sum(norm.unit(x, scale)))(x)
