@@ -54,6 +54,9 @@ def _scaled_norm_fwd(x, gain, centred):
 
 def _scaled_norm_bwd(centred, saved, grad):
   x, gain, mean, inverse = saved
+  # Or XLA computes the rows' statistics again in front of each result, one
+  # kernel and a float32 copy for each, where one kernel does for all.
+  mean, inverse = lax.optimization_barrier((mean, inverse))
   wide = x.astype(jnp.float32)
   normed = (wide - mean if centred else wide) * inverse
   grad_normed = grad * gain
