@@ -81,13 +81,13 @@ def child(size, updates):
     'codes': jax.random.randint(key, shape, 0, run.tokenizer.vocab),
     'label': jnp.zeros(run.batch_size, jnp.int32),
   }
-  update = program.jitted(program.task)
+  update, hyper = program.jitted(program.task), program.hyper
   for _ in range(2):
-    state, _ = jax.block_until_ready(update(state, frozen, batch))
+    state, _ = jax.block_until_ready(update(state, frozen, batch, hyper))
   before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
   start = time.perf_counter()
   for _ in range(updates):
-    state, _ = jax.block_until_ready(update(state, frozen, batch))
+    state, _ = jax.block_until_ready(update(state, frozen, batch, hyper))
   seconds = time.perf_counter() - start
   faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
   print(json.dumps({'ms': 1e3 * seconds / updates, 'faults': faults / updates}))

@@ -60,7 +60,9 @@ def _time(depth: int, given) -> None:
   state, inputs = program.abstract, abstract_inputs(run, mesh)
   with sharding.use_mesh(mesh):
     start = time.perf_counter()
-    lowered = program.jitted(program.task).lower(state, *inputs)
+    lowered = program.jitted(program.task).lower(
+      state, *inputs, program.abstract_hyper
+    )
     lower_s = time.perf_counter() - start
     text = len(lowered.as_text())
     start = time.perf_counter()

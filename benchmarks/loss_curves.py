@@ -126,7 +126,7 @@ def curve(path: Path, dtype: str, updates: int, batch: int) -> np.ndarray:
       rows = rng.choice(len(images), batch, replace=False)
       taken = {'codes': images[rows], 'label': labels[rows]}
       taken = jax.device_put(taken, sharding.batch_sharding(mesh))
-      state, values = update(state, frozen, taken)
+      state, values = update(state, frozen, taken, program.hyper)
       losses.append(values['loss'])
   return np.asarray(jax.device_get(losses), np.float64)
 

@@ -138,12 +138,12 @@ def _measure(run, given) -> dict:
   state, update = program.init_sharded(), program.jitted(program.task)
   with sharding.use_mesh(mesh):
     start = time.perf_counter()
-    update = update.lower(state, frozen, batch).compile()
+    update = update.lower(state, frozen, batch, program.hyper).compile()
     compile_s = time.perf_counter() - start
 
     def call():
       nonlocal state
-      state, values = update(state, frozen, batch)
+      state, values = update(state, frozen, batch, program.hyper)
       return values
 
     samples = stopwatch.seconds(call, given.rounds, given.updates)

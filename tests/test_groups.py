@@ -16,6 +16,11 @@ GROUPS = {
     specs.OptimSpec(lr=0.3, weight_decay=0.5, clip_norm=0.1), first=2
   ),
 }
+NUMBERS = groups.numbers_of(GROUPS, **LENGTHS)
+
+
+def _plain(spec, **lengths):
+  return optim.make_optimizer(spec, optim.numbers_of(spec, **lengths))
 
 
 def _params():
@@ -43,8 +48,8 @@ def test_split_and_join_are_inverse():
 def test_one_group_is_the_plain_optimiser():
   only = {groups.MAIN: GROUPS[groups.MAIN]}
   params, grads = _params(), jax.tree.map(jnp.ones_like, _params())
-  joined = groups.make_optimizer(only, **LENGTHS)
-  plain = optim.make_optimizer(only['main'].optim, warmup_steps=2, **LENGTHS)
+  joined = groups.make_optimizer(only, groups.numbers_of(only, **LENGTHS))
+  plain = _plain(only['main'].optim, warmup_steps=2, **LENGTHS)
   _assert_equal(joined.init(params), plain.init(params))
   _assert_equal(
     joined.update(grads, joined.init(params), params),
@@ -54,13 +59,11 @@ def test_one_group_is_the_plain_optimiser():
 
 def test_each_group_follows_its_own_optimiser():
   params = _params()
-  tx = groups.make_optimizer(GROUPS, **LENGTHS)
+  tx = groups.make_optimizer(GROUPS, NUMBERS)
   alone = {
-    'main': optim.make_optimizer(
-      GROUPS['main'].optim, warmup_steps=2, **LENGTHS
-    ),
+    'main': _plain(GROUPS['main'].optim, warmup_steps=2, **LENGTHS),
     # Its schedule is over what is left of the run.
-    'other': optim.make_optimizer(
+    'other': _plain(
       GROUPS['other'].optim, warmup_steps=0, total_steps=4, batch_size=4
     ),
   }
@@ -83,7 +86,7 @@ def test_each_group_follows_its_own_optimiser():
 
 def test_a_group_that_is_not_active_stands_still():
   params = _params()
-  tx = groups.make_optimizer(GROUPS, active=['main'], **LENGTHS)
+  tx = groups.make_optimizer(GROUPS, NUMBERS, active=['main'])
   state = tx.init(params)
   moves, after = tx.update(jax.tree.map(jnp.ones_like, params), state, params)
   assert not np.any(moves['other']['kernel'])
@@ -97,7 +100,7 @@ def test_moments_keep_logical_axes():
     **_params(),
     'other': {'kernel': nn.LogicallyPartitioned(jnp.zeros((3, 2)), 'ab')},
   }
-  state = groups.make_optimizer(GROUPS, **LENGTHS).init(boxed)
+  state = groups.make_optimizer(GROUPS, NUMBERS).init(boxed)
   names = [
     leaf.names
     for leaf in jax.tree.leaves(

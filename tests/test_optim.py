@@ -12,6 +12,10 @@ LENGTH = {'total_steps': 6, 'batch_size': 32, 'warmup_steps': 2}
 DECAYED = {'kernel', 'embedding'}
 
 
+def _optimizer(spec):
+  return optim.make_optimizer(spec, optim.numbers_of(spec, **LENGTH))
+
+
 def _params(seed=0):
   draw = np.random.default_rng(seed).normal
   tree = {
@@ -33,7 +37,9 @@ def _numpy_adamw(params, grads_of_step, spec):
     g = [np.float64(x) for x in jax.tree.leaves(grads)]
     norm = np.sqrt(sum((x**2).sum() for x in g))
     coefficient = min(1.0, spec.clip_norm / (norm + 1e-6))
-    now = optim.hyperparameters(spec, t, **LENGTH)
+    now = optim.hyperparameters(
+      spec.schedule, optim.numbers_of(spec, **LENGTH), t
+    )
     for i in range(len(p)):
       gi = g[i] * coefficient
       decay = now['weight_decay'] if names[i] in DECAYED else 0.0
@@ -66,7 +72,7 @@ def test_matches_written_out_adamw():
   ]
   norms = [float(optim.global_norm(g)) for g in steps]
   assert min(norms) < 2.0 < max(norms)
-  got, state = _run(optim.make_optimizer(spec, **LENGTH), params, steps)
+  got, state = _run(_optimizer(spec), params, steps)
   want = _numpy_adamw(params, steps, spec)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6),
@@ -91,7 +97,7 @@ def test_decay_mask_by_leaf_name_boxed_and_unboxed():
   assert optim.decay_mask(nn.meta.unbox(boxed)) == want
   assert nn.meta.unbox(optim.decay_mask(boxed)) == want
 
-  tx = optim.make_optimizer(specs.OptimSpec(), **LENGTH)
+  tx = _optimizer(specs.OptimSpec())
   moments = tx.init(boxed)[1].mu
   assert moments['Dense_0']['kernel'].names == ('embed', 'mlp')
   updates, _ = tx.update(boxed, tx.init(boxed), boxed)
@@ -104,7 +110,7 @@ def test_only_decayed_leaves_shrink_without_gradient():
   spec = specs.OptimSpec(lr=0.1, weight_decay=0.5)
   params = _params()
   zeros = jax.tree.map(np.zeros_like, params)
-  got, _ = _run(optim.make_optimizer(spec, **LENGTH), params, [zeros] * 3)
+  got, _ = _run(_optimizer(spec), params, [zeros] * 3)
   np.testing.assert_array_equal(got['pos'], params['pos'])
   np.testing.assert_array_equal(got['dense']['bias'], params['dense']['bias'])
   for module, leaf in (('dense', 'kernel'), ('class', 'embedding')):
@@ -128,7 +134,7 @@ def test_clip_leaves_small_gradients_and_shows_nan():
 def test_bfloat16_first_moment():
   spec = specs.OptimSpec(moments_dtype='bfloat16', lr=0.01)
   params = _params()
-  tx = optim.make_optimizer(spec, **LENGTH)
+  tx = _optimizer(spec)
   got, state = _run(tx, params, [params] * 2)
   adam = state[1]
   assert {x.dtype for x in jax.tree.leaves(adam.mu)} == {jnp.dtype('bfloat16')}
@@ -138,13 +144,15 @@ def test_bfloat16_first_moment():
 
 def test_hyperparameters_for_logging():
   spec = specs.OptimSpec(lr=1e-3, lr_reference_batch=16, weight_decay=0.05)
-  now = optim.hyperparameters(spec, 2, **LENGTH)
+  now = optim.hyperparameters(
+    spec.schedule, optim.numbers_of(spec, **LENGTH), 2
+  )
   assert now == {'lr': pytest.approx(2e-3), 'weight_decay': 0.05}
 
 
 def test_unknown_schedule():
   with pytest.raises(errors.ConfigError, match='schedule'):
-    optim.make_optimizer(specs.OptimSpec(schedule='cosine'), **LENGTH)
+    _optimizer(specs.OptimSpec(schedule='cosine'))
 
 
 def _loss_fn(params, state, frozen, batch, rng):

@@ -151,9 +151,8 @@ def test_the_optimiser_writes_weights_and_moments_and_nothing_else(clip):
   all three (docs/performance.md).
   """
   spec = OptimSpec(clip_norm=clip)
-  made = optim.make_optimizer(
-    spec, total_steps=10, batch_size=8, warmup_steps=1
-  )
+  numbers = optim.numbers_of(spec, total_steps=10, batch_size=8, warmup_steps=1)
+  made = optim.make_optimizer(spec, numbers)
   params = {'kernel': jax.ShapeDtypeStruct((384, 256), jnp.float32)}
 
   def update(grads, state, params):

@@ -38,8 +38,10 @@ class Net(nn.Module):
     )(h)
 
 
+OPTIM = specs.OptimSpec(lr=0.1)
 TX = optim.make_optimizer(
-  specs.OptimSpec(lr=0.1), total_steps=9, batch_size=16, warmup_steps=0
+  OPTIM,
+  optim.numbers_of(OPTIM, total_steps=9, batch_size=16, warmup_steps=0),
 )
 LAYOUTS = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (4, 1, 2)]
 

@@ -161,7 +161,7 @@ def test_one_update_on_any_mesh_is_the_same(images, dtype):
     batch = sharding.shard_batch({'image': pixels}, mesh)
     update = program.jitted(stage)
     with sharding.use_mesh(mesh):
-      state, values = update(state, {}, batch)
+      state, values = update(state, {}, batch, program.hyper)
     found.append(jax.device_get((values, state.params)))
   (one, params), (other, sharded) = found
   # Rounding to bfloat16 moves features over the border between two codes,

@@ -11,7 +11,7 @@ moments, and from which update on a group is trained.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 import dataclasses
 from typing import Any
 
@@ -67,11 +67,33 @@ def join(parts: Mapping[str, PyTree]) -> PyTree:
   return {**parts[MAIN], **others}
 
 
-def make_optimizer(
+def numbers_of(
   groups: Mapping[str, Group],
   *,
   total_steps: int,
   batch_size: int,
+  real: Callable[[float], Any] = float,
+) -> dict[str, optim.Numbers]:
+  """The numbers of each group's optimiser; arguments as `optim.numbers_of`.
+
+  Raises:
+    ConfigError: an unknown schedule.
+  """
+  return {
+    name: optim.numbers_of(
+      group.optim,
+      total_steps=max(total_steps - group.first, 1),
+      batch_size=batch_size,
+      warmup_steps=group.warmup,
+      real=real,
+    )
+    for name, group in groups.items()
+  }
+
+
+def make_optimizer(
+  groups: Mapping[str, Group],
+  numbers: Mapping[str, optim.Numbers],
   active: Collection[str] | None = None,
 ) -> optax.GradientTransformation:
   """One transformation that runs each group's own optimiser on its part.
@@ -79,8 +101,7 @@ def make_optimizer(
   Args:
     groups: by name, `MAIN` among them. A single group has the state of
       `optim.make_optimizer`; more have a dictionary of such states.
-    total_steps: updates of the run.
-    batch_size: images per update.
+    numbers: of each group's optimiser, see `optim.make_optimizer`.
     active: groups that are trained now; of the others neither the weights
       nor the optimiser's state change, decay included. None is all.
 
@@ -88,12 +109,7 @@ def make_optimizer(
     ConfigError: an unknown schedule.
   """
   made = {
-    name: optim.make_optimizer(
-      group.optim,
-      total_steps=max(total_steps - group.first, 1),
-      batch_size=batch_size,
-      warmup_steps=group.warmup,
-    )
+    name: optim.make_optimizer(group.optim, numbers[name])
     for name, group in groups.items()
   }
   if set(made) == {MAIN}:
@@ -133,15 +149,12 @@ def rates(
     trained, with '_' and its name behind.
   """
   found = {}
+  every = numbers_of(groups, total_steps=total_steps, batch_size=batch_size)
   for name, group in groups.items():
     if step < group.first:
       continue
     values = optim.hyperparameters(
-      group.optim,
-      step - group.first,
-      total_steps=max(total_steps - group.first, 1),
-      batch_size=batch_size,
-      warmup_steps=group.warmup,
+      group.optim.schedule, every[name], step - group.first
     )
     suffix = '' if name == MAIN else f'_{name}'
     found |= {key + suffix: value for key, value in values.items()}

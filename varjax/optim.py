@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import einops
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from varjax import errors, schedule
@@ -39,12 +40,80 @@ class ScheduleState(NamedTuple):
   count: jax.Array  # int32 []
 
 
-def make_optimizer(
+class Numbers(NamedTuple):
+  """The numbers of an optimiser, scalars.
+
+  A compiled update gets them as arguments, so that runs that differ in
+  nothing else share it. Complements are numbers of their own, since 1 - x
+  would be rounded twice.
+
+  Attributes:
+    peak: learning rate.
+    ramp: learning rate over its peak.
+    decay: weight decay.
+    beta1, rest1, beta2, rest2: Adam's decays, and 1 minus each.
+    eps: Adam's.
+    clip_norm: largest gradient norm; not read where nothing is clipped.
+  """
+
+  peak: Any
+  ramp: schedule.Ramp
+  decay: schedule.Decay
+  beta1: Any
+  rest1: Any
+  beta2: Any
+  rest2: Any
+  eps: Any
+  clip_norm: Any
+
+
+def numbers_of(
   optim: specs.OptimSpec,
   *,
   total_steps: int,
   batch_size: int,
   warmup_steps: int,
+  real: Callable[[float], Any] = float,
+) -> Numbers:
+  """The numbers of an optimiser.
+
+  Args:
+    optim: its `warmup` and `accumulate` are not read here.
+    total_steps: updates of the run.
+    batch_size: images per update, for `lr_reference_batch`.
+    warmup_steps: updates of the warm-up.
+    real: their type; a compiled update takes np.float32.
+
+  Raises:
+    ConfigError: an unknown schedule.
+  """
+  return Numbers(
+    peak=real(schedule.peak_lr(optim, batch_size)),
+    ramp=schedule.ramp(
+      optim.schedule,
+      total_steps=total_steps,
+      warmup_steps=warmup_steps,
+      warmup_start=optim.warmup_start,
+      final=optim.final,
+      real=real,
+    ),
+    decay=schedule.decay(
+      total_steps=total_steps,
+      start=optim.weight_decay,
+      end=optim.weight_decay_end,
+      real=real,
+    ),
+    beta1=real(optim.beta1),
+    rest1=real(1 - optim.beta1),
+    beta2=real(optim.beta2),
+    rest2=real(1 - optim.beta2),
+    eps=real(optim.eps),
+    clip_norm=real(optim.clip_norm),
+  )
+
+
+def make_optimizer(
+  optim: specs.OptimSpec, numbers: Numbers
 ) -> optax.GradientTransformation:
   """Clipping, Adam, scheduled decay and learning rate.
 
@@ -52,10 +121,8 @@ def make_optimizer(
   their shardings follow those of the parameters.
 
   Args:
-    optim: its `warmup` and `accumulate` are not read here.
-    total_steps: updates of the run.
-    batch_size: images per update, for `lr_reference_batch`.
-    warmup_steps: updates of the warm-up.
+    optim: its schedule, whether it clips, and the type of the moments.
+    numbers: of it, float32; tracers inside of a compiled update.
 
   Raises:
     ConfigError: an unknown schedule.
@@ -63,66 +130,34 @@ def make_optimizer(
   schedule.check_schedule(optim.schedule)
 
   def values(step: jax.Array) -> dict[str, Any]:
-    return hyperparameters(
-      optim,
-      step,
-      total_steps=total_steps,
-      batch_size=batch_size,
-      warmup_steps=warmup_steps,
-      xp=jnp,
-    )
+    return hyperparameters(optim.schedule, numbers, step, jnp)
 
   parts = [
-    optax.scale_by_adam(
-      b1=optim.beta1,
-      b2=optim.beta2,
-      eps=optim.eps,
-      mu_dtype=jnp.dtype(optim.moments_dtype),
-    ),
+    _scale_by_adam(numbers, jnp.dtype(optim.moments_dtype)),
     _decay_and_step(values),
   ]
   if optim.clip_norm > 0:
-    parts.insert(0, clip_by_global_norm(optim.clip_norm))
+    parts.insert(0, clip_by_global_norm(numbers.clip_norm))
   return optax.chain(*parts)
 
 
 def hyperparameters(
-  optim: specs.OptimSpec,
-  step: Any,
-  *,
-  total_steps: int,
-  batch_size: int,
-  warmup_steps: int,
-  xp: Any = None,
+  name: str, numbers: Numbers, step: Any, xp: Any = np
 ) -> dict[str, Any]:
   """Learning rate and weight decay of the update that starts at `step`.
 
   Args:
+    name: of the schedule.
+    numbers: of the optimiser.
     step: updates already made, integer or array.
-    xp: jax.numpy inside jit; NumPy, in double precision, by default.
+    xp: jax.numpy inside jit; NumPy by default.
 
   Returns:
     {'lr': ..., 'weight_decay': ...}, for the optimiser and for logging.
   """
-  options = {} if xp is None else {'xp': xp}
-  factor = schedule.lr_factor(
-    optim.schedule,
-    total_steps=total_steps,
-    warmup_steps=warmup_steps,
-    warmup_start=optim.warmup_start,
-    final=optim.final,
-    **options,
-  )
-  decay = schedule.weight_decay_at(
-    step,
-    total_steps=total_steps,
-    start=optim.weight_decay,
-    end=optim.weight_decay_end,
-    **options,
-  )
   return {
-    'lr': schedule.peak_lr(optim, batch_size) * factor(step),
-    'weight_decay': decay,
+    'lr': numbers.peak * schedule.lr_factor(name, numbers.ramp, step, xp),
+    'weight_decay': schedule.weight_decay_at(numbers.decay, step, xp),
   }
 
 
@@ -149,7 +184,7 @@ def global_norm(tree: PyTree) -> jax.Array:
   return jnp.sqrt(sum(squares, jnp.zeros((), jnp.float32)))
 
 
-def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+def clip_by_global_norm(max_norm: Any) -> optax.GradientTransformation:
   """Scales by min(1, max_norm / (norm + 1e-6)), as PyTorch does.
 
   Unlike `optax.clip_by_global_norm` it has PyTorch's 1e-6, and a norm that
@@ -222,6 +257,46 @@ def accumulated_value_and_grad(
     return (jnp.mean(losses), out), grads
 
   return accumulated
+
+
+def _scale_by_adam(
+  numbers: Numbers, mu_dtype: jnp.dtype
+) -> optax.GradientTransformation:
+  """`optax.scale_by_adam`, equal to the bit, of numbers that are arguments.
+
+  Optax computes 1 - beta from a beta in float32 then, which is another
+  number: 1 - 0.95 would be off by 2e-7 of its value.
+  """
+
+  def init(params: PyTree) -> optax.ScaleByAdamState:
+    return optax.scale_by_adam(mu_dtype=mu_dtype).init(params)
+
+  def mixed(rest: Any, new: jax.Array, beta: Any, old: jax.Array) -> jax.Array:
+    # The moment is multiplied in its own type, which may be bfloat16.
+    return rest * new + jnp.asarray(beta, old.dtype) * old
+
+  def update(
+    updates: PyTree, state: optax.ScaleByAdamState, params: PyTree = None
+  ) -> tuple[PyTree, optax.ScaleByAdamState]:
+    del params
+    mu = jax.tree.map(
+      lambda g, m: mixed(numbers.rest1, g, numbers.beta1, m), updates, state.mu
+    )
+    nu = jax.tree.map(
+      lambda g, v: mixed(numbers.rest2, g**2, numbers.beta2, v),
+      updates,
+      state.nu,
+    )
+    count = optax.safe_increment(state.count)
+    mu_hat = optax.tree.bias_correction(mu, numbers.beta1, count)
+    nu_hat = optax.tree.bias_correction(nu, numbers.beta2, count)
+    updates = jax.tree.map(
+      lambda m, v: m / (jnp.sqrt(v) + numbers.eps), mu_hat, nu_hat
+    )
+    mu = optax.tree.cast(mu, mu_dtype)
+    return updates, optax.ScaleByAdamState(count=count, mu=mu, nu=nu)
+
+  return optax.GradientTransformation(init, update)
 
 
 def _decay_and_step(

@@ -7,9 +7,9 @@ import zlib
 import jax
 
 
-def for_step(seed: int, step: jax.Array | int) -> jax.Array:
-  """The key of one update: `fold_in(key(seed), step)`."""
-  return jax.random.fold_in(jax.random.key(seed), step)
+def for_step(key: jax.Array, step: jax.Array | int) -> jax.Array:
+  """The key of one update, from that of the run's seed."""
+  return jax.random.fold_in(key, step)
 
 
 def stream(key: jax.Array, name: str) -> jax.Array:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -155,16 +155,46 @@ def check_schedule(name: str) -> None:
   _knee(name)
 
 
-def lr_factor(
+class Ramp(NamedTuple):
+  """The numbers of a learning-rate schedule; factors are of its peak.
+
+  What could be divided or subtracted once is: a compiled program that gets
+  these as arguments then does the arithmetic that it would do if they were
+  its constants.
+
+  Attributes:
+    warmup: updates of the warm-up.
+    start: factor at step 0, when there is a warm-up.
+    rise: growth of the factor in an update of the warm-up.
+    pace: share of what follows the warm-up that is one update.
+    final: factor at the last step.
+    drop: from the peak to the end.
+    log_final: logarithm of the final factor, for 'exp'.
+    slope: before the knee of 'lin<T>', where p is the share of the way.
+    rest: from the knee of 'lin<T>' to the end.
+  """
+
+  warmup: Any
+  start: Any
+  rise: Any
+  pace: Any
+  final: Any
+  drop: Any
+  log_final: Any
+  slope: Any
+  rest: Any
+
+
+def ramp(
   name: str,
   *,
   total_steps: int,
   warmup_steps: int = 0,
   warmup_start: float = 0.005,
   final: float = 0.0,
-  xp: Any = np,
-) -> Callable[[Any], Any]:
-  """The learning rate over its peak, as a function of the step.
+  real: Callable[[float], Any] = float,
+) -> Ramp:
+  """The numbers of a schedule.
 
   Args:
     name: 'lin00', 'lin0', 'lin' (a plateau of 0, 5 or 15 per cent, then
@@ -175,49 +205,99 @@ def lr_factor(
     warmup_steps: updates of the linear warm-up.
     warmup_start: the factor at step 0, when there is a warm-up.
     final: the factor at the last step.
-    xp: numpy, or jax.numpy inside jit.
-
-  Returns:
-    A function of the step, an integer or an array of any shape; steps after
-    the last keep `final`.
+    real: type of the numbers; every one of them is rounded to it where a
+      compiler would round a constant.
 
   Raises:
     ConfigError: an unknown schedule.
   """
   knee = _knee(name)
-  span = max(total_steps - 1 - warmup_steps, 1)
-
-  def after_warmup(p: Any) -> Any:
-    rest = xp.clip((1 - p) / (1 - knee), 0.0, 1.0)
-    if name == 'cos':
-      return final + (1 - final) * (0.5 + 0.5 * xp.cos(math.pi * p))
-    if name == 'exp':
-      # The official code fails for a final factor of 0; its limit is taken.
-      return xp.exp(math.log(max(final, 1e-12)) * (1 - rest))
-    if name in _PLATEAUS:
-      return final + (1 - final) * rest
-    middle = (1 + final + (1 - final) * (1 - knee)) / 2
-    falling = 1 + (middle - 1) * p / knee
-    return xp.where(p < knee, falling, final + (middle - final) * rest)
-
-  def factor(step: Any) -> Any:
-    p = xp.clip((step - warmup_steps) / span, 0.0, 1.0)
-    rising = warmup_start + (1 - warmup_start) * step / max(warmup_steps, 1)
-    return xp.where(step < warmup_steps, rising, after_warmup(p))
-
-  return factor
+  # Halfway in slope; only 'lin<T>' reads it.
+  middle = (1 + final + (1 - final) * (1 - knee)) / 2
+  return Ramp(
+    warmup=np.int32(warmup_steps),
+    start=real(warmup_start),
+    rise=real(1 - warmup_start) * _inverse(max(warmup_steps, 1), real),
+    pace=_inverse(max(total_steps - 1 - warmup_steps, 1), real),
+    final=real(final),
+    drop=real(1 - final),
+    # The official code fails for a final factor of 0; its limit is taken.
+    log_final=real(math.log(max(final, 1e-12))),
+    slope=real(middle - 1) * _inverse(knee or 1.0, real),
+    rest=real(middle - final),
+  )
 
 
-def weight_decay_at(
-  step: Any, *, total_steps: int, start: float, end: float = -1.0, xp: Any = np
-) -> Any:
-  """Weight decay at a step: a half cosine from `start` to `end`.
+def lr_factor(name: str, numbers: Ramp, step: Any, xp: Any = np) -> Any:
+  """The learning rate over its peak.
 
-  A negative `end` keeps `start`. `xp` and `step` are as in `lr_factor`.
+  Args:
+    name: of the schedule, as in `ramp`.
+    numbers: of `ramp`, of the same schedule.
+    step: updates already made, an integer or an array of any shape; steps
+      after the last have the final factor.
+    xp: numpy, or jax.numpy inside jit.
+
+  Raises:
+    ConfigError: an unknown schedule.
+  """
+  knee = _knee(name)
+  p = xp.clip((step - numbers.warmup) * numbers.pace, 0.0, 1.0)
+  rest = xp.clip((1 - p) / (1 - knee), 0.0, 1.0)
+  if name == 'cos':
+    falling = numbers.final + numbers.drop * (0.5 + 0.5 * xp.cos(math.pi * p))
+  elif name == 'exp':
+    falling = xp.exp(numbers.log_final * (1 - rest))
+  elif name in _PLATEAUS:
+    falling = numbers.final + numbers.drop * rest
+  else:
+    falling = xp.where(
+      p < knee,
+      1 + numbers.slope * p,
+      numbers.final + numbers.rest * rest,
+    )
+  rising = numbers.start + numbers.rise * step
+  return xp.where(step < numbers.warmup, rising, falling)
+
+
+class Decay(NamedTuple):
+  """The numbers of a weight-decay schedule; see `Ramp`.
+
+  Attributes:
+    end: the last decay.
+    drop: from the first to the last.
+    pace: share of the run that is one update.
+  """
+
+  end: Any
+  drop: Any
+  pace: Any
+
+
+def decay(
+  *,
+  total_steps: int,
+  start: float,
+  end: float = -1.0,
+  real: Callable[[float], Any] = float,
+) -> Decay:
+  """The numbers of a half cosine from `start` to `end`.
+
+  A negative `end` keeps `start`. `real` is as in `ramp`.
   """
   end = start if end < 0 else end
-  p = xp.clip(step / max(total_steps - 1, 1), 0.0, 1.0)
-  return end + (start - end) * (0.5 + 0.5 * xp.cos(math.pi * p))
+  return Decay(real(end), real(start - end), _inverse(max(total_steps - 1, 1),
+                                                      real))  # fmt: skip
+
+
+def weight_decay_at(numbers: Decay, step: Any, xp: Any = np) -> Any:
+  """Weight decay at a step; `step` and `xp` are as in `lr_factor`."""
+  p = xp.clip(step * numbers.pace, 0.0, 1.0)
+  return numbers.end + numbers.drop * (0.5 + 0.5 * xp.cos(math.pi * p))
+
+
+def _inverse(value: float, real: Callable[[float], Any]) -> Any:
+  return real(1) / real(value)
 
 
 def _knee(name: str) -> float:

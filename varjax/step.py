@@ -16,6 +16,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+import numpy as np
 import optax
 
 from varjax import (
@@ -61,23 +62,38 @@ class TrainState:
     return self.params if self.ema is None else self.ema
 
 
+@flax.struct.dataclass
+class Hyper:
+  """What trials of a sweep differ in that shapes no program.
+
+  Arguments of the compiled update and not its constants: it is compiled once
+  for all of them.
+  """
+
+  key: jax.Array  # of the run's seed
+  optim: dict[str, optim.Numbers]  # float32 scalars, by parameter group
+  ema: jax.Array  # float32 scalar, decay of the averaged weights
+
+
 def update(
   state: TrainState,
   frozen: PyTree,
   batch: Batch,
+  hyper: Hyper,
   *,
   task: Task,
-  optimizer: optax.GradientTransformation,
-  seed: int,
+  make_optimizer: Callable[
+    [dict[str, optim.Numbers]], optax.GradientTransformation
+  ],
   accumulate: int,
-  ema: float = 0.0,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """One update: gradients, optimiser, the task's own bookkeeping."""
-  key = rng.for_step(seed, state.step)
+  key = rng.for_step(hyper.key, state.step)
   grad_fn = optim.accumulated_value_and_grad(task.loss_fn, accumulate)
   (loss, output), grads = grad_fn(
     state.params, state.task_state, frozen, batch, rng.stream(key, 'loss')
   )
+  optimizer = make_optimizer(hyper.optim)
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   params, task_state = task.after_update(
@@ -86,7 +102,7 @@ def update(
   values = dict(output.metrics, loss=loss, grad_norm=optim.global_norm(grads))
   if distributed.MARK in batch:
     values[distributed.MARK] = jnp.max(batch[distributed.MARK])
-  averaged = averaging.average(state.ema, params, state.step, ema)
+  averaged = averaging.average(state.ema, params, state.step, hyper.ema)
   after = TrainState(state.step + 1, params, opt_state, task_state, averaged)
   return after, values
 
@@ -148,12 +164,25 @@ class Program:
     """Learning rates and decays of the update at `step`."""
     return groups.rates(self.groups, step, **self._lengths)
 
-  def optimizer(
-    self, stage: Task | None = None
-  ) -> optax.GradientTransformation:
-    """Clipping, AdamW and its schedules, for the groups of a stage."""
-    active = None if stage is None else stage.groups(self.steps).keys()
-    return groups.make_optimizer(self.groups, active=active, **self._lengths)
+  def _hyper(self) -> Hyper:
+    """Wherever JAX puts it."""
+    return Hyper(
+      jax.random.key(self.run.seed), self._numbers, np.float32(self.run.ema)
+    )
+
+  @functools.cached_property
+  def hyper(self) -> Hyper:
+    """The seed and the numbers of the run, on every device of the mesh."""
+    return jax.device_put(self._hyper(), sharding.replicated(self.mesh))
+
+  @property
+  def abstract_hyper(self) -> Hyper:
+    """Shapes, types and shardings of `hyper`."""
+    return sharding.abstract_sharded(self._hyper, self.mesh)
+
+  @property
+  def _numbers(self) -> dict[str, optim.Numbers]:
+    return groups.numbers_of(self.groups, **self._lengths, real=np.float32)
 
   @property
   def _lengths(self) -> dict[str, int]:
@@ -175,7 +204,8 @@ class Program:
   def init(self, key: jax.Array) -> TrainState:
     """The state before the first update, with logical axis names."""
     params, task_state = self.task.init(key)
-    opt_state = self.optimizer().init(params)
+    optimizer = groups.make_optimizer(self.groups, self._numbers)
+    opt_state = optimizer.init(params)
     averaged = None
     if self.run.ema:
       averaged = groups.split(params, self.groups)[groups.MAIN]
@@ -195,16 +225,19 @@ class Program:
   def jitted(self, stage: Task) -> Callable[..., Any]:
     """The compiled `update` of one of `task.stages`; donates the state.
 
-    Call or lower it under `sharding.use_mesh`.
+    Call it with (state, frozen, batch, hyper), or lower it, under
+    `sharding.use_mesh`.
     """
     return jax.jit(
       functools.partial(
         update,
         task=stage,
-        optimizer=self.optimizer(stage),
-        seed=self.run.seed,
+        make_optimizer=functools.partial(
+          groups.make_optimizer,
+          self.groups,
+          active=stage.groups(self.steps).keys(),
+        ),
         accumulate=self.run.optim.accumulate,
-        ema=self.run.ema,
       ),
       donate_argnums=0,
       compiler_options=self.compiler_options or None,

@@ -97,6 +97,7 @@ def train(
   # --------------------------------------- abstract shapes, shardings, state
   abstract = program.abstract
   frozen = jax.device_put(opened.frozen, sharding.replicated(mesh))
+  hyper = program.hyper
   with contextlib.ExitStack() as stack:
     stack.enter_context(explain.failures(run, workdir.path))
     store = stack.enter_context(
@@ -193,7 +194,7 @@ def train(
       compiles = step == first or step in step_fns
       with clock.phase('compile' if compiles else 'step'):
         with jax.transfer_guard('disallow'), sharding.use_mesh(mesh):
-          state, values = step_fn(state, frozen, batch)
+          state, values = step_fn(state, frozen, batch, hyper)
         asked = anybody(values, stop.requested)
         # Fetches the values of the step before: this one is running.
         window.push(step, values)

@@ -225,7 +225,8 @@ def test_gradients_and_four_optimiser_steps(case):
     'batch_size': len(case.labels),
     'warmup_steps': train['wp_it'],
   }
-  optimizer = optim.make_optimizer(settings, **options)
+  numbers = optim.numbers_of(settings, **options)
+  optimizer = optim.make_optimizer(settings, numbers)
 
   @_compile
   def update(params, state):
@@ -239,7 +240,7 @@ def test_gradients_and_four_optimiser_steps(case):
     params, state, loss, grads = update(params, state)
     if step == 0:
       _check_gradients(case, grads)
-    hyper = optim.hyperparameters(settings, step, **options)
+    hyper = optim.hyperparameters(settings.schedule, numbers, step)
     np.testing.assert_allclose(loss, row[0], rtol=0, atol=1e-3)
     norm = optax.global_norm(grads)
     np.testing.assert_allclose(norm, row[1], rtol=5e-3)

@@ -28,7 +28,7 @@ _LOWERING = ('sharding.py', 'aot/abstract.py')
 _READING = ('hlo.py', 'collectives.py', 'replica_groups.py',
             'aot/refusal.py', 'aot/traffic.py', 'aot/compiler.py',
             'aot/cuda.py', 'aot/parts.py')  # fmt: skip
-# Names, places, and numbers that are constants of the program.
+# Names, places, and numbers that are arguments of the program.
 _SHAPES_NOTHING = (
   'name', 'role', 'seed', 'total', 'eval_batch_size', 'tokenizer_dir',
   'codes_dir', 'init_from', 'sample', 'evaluate', 'checkpoint',
@@ -82,7 +82,7 @@ def directory() -> pathlib.Path:
 def run_key(run: specs.RunSpec, slice_: Topology) -> str:
   """Hash of a run's shapes, the code, the slice and the versions.
 
-  The learning rate, the length of the run and the like are constants of the
+  The learning rate, the length of the run and the like are arguments of the
   program: they change neither memory nor collectives and are left out.
 
   Raises:

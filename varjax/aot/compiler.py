@@ -61,9 +61,9 @@ def lower(run: RunSpec, mesh: Mesh) -> jax.stages.Lowered:
   program = Program(run, steps, mesh)
   _, stage = max(program.task.stages(steps), key=lambda item: item[0])
   frozen, batch = abstract.frozen(run, mesh), abstract.batch(run, mesh)
-  state = program.abstract
+  state, hyper = program.abstract, program.abstract_hyper
   with sharding.use_mesh(mesh):
-    return program.jitted(stage).lower(state, frozen, batch)
+    return program.jitted(stage).lower(state, frozen, batch, hyper)
 
 
 def compile_lowered(lowered: jax.stages.Lowered, slice_: Topology) -> Compiled:
