@@ -153,11 +153,16 @@ def depth_spec(model: ModelSpec) -> ModelSpec:
 
   The class reaches it through the hidden state alone (RQ-Transformer, arXiv
   2203.01941): where the model has AdaLN it has LayerNorm. It sees R rows at
-  a time, for which a flash kernel has nothing to offer.
+  a time, for which a flash kernel has nothing to offer. It is a part of the
+  head, whose products keep the compute type.
   """
   norm = 'layernorm' if model.norm == 'adaln' else model.norm
   return dataclasses.replace(
-    model, depth=model.depth_layers, norm=norm, attention='xla'
+    model,
+    depth=model.depth_layers,
+    norm=norm,
+    attention='xla',
+    products='compute',
   )
 
 

@@ -344,6 +344,8 @@ class ModelSpec:
     init_std: standard deviation of the weights; -1 is sqrt(1 / (3 width)).
     init_gamma, init_adaln, init_head: official alng, aln and hd factors.
     compute_dtype: 'float32' or 'bfloat16'; weights are always float32.
+    products: type of the products with the blocks' weights while training:
+      'compute' (compute_dtype) or 'fp8' (`models.fp8`).
     remat: what a block computes again in its backward pass: 'none',
       'light' (element-wise work), 'dots' (attention too), 'slim' (the first
       product of the MLP), 'full' (everything), or 'auto': the first of these
@@ -378,6 +380,7 @@ class ModelSpec:
   init_adaln: float = 0.5
   init_head: float = 0.02
   compute_dtype: str = 'bfloat16'
+  products: str = 'compute'
   remat: str = 'none'
   loss_chunks: int = 0
   scan: bool = True

@@ -29,6 +29,7 @@ from varjax import (
   orders,
   rng,
   sharding,
+  validation,
 )
 from varjax import spec as specs
 from varjax.schedule import Steps
@@ -141,9 +142,15 @@ class Program:
     """The run, with `model.remat=auto` decided for the mesh.
 
     Raises:
-      ConfigError: the memory of its devices is not known, or too small.
+      ConfigError: the memory of its devices is not known, or too small, or
+        they have no products of `model.products`.
     """
-    if self.run.task != 'generate' or self.run.model.remat != 'auto':
+    if self.run.task != 'generate':
+      return self.run
+    first = self.mesh.devices.flat[0]
+    capability = getattr(first, 'compute_capability', None)
+    validation.check_products(self.run.model, first.platform, capability)
+    if self.run.model.remat != 'auto':
       return self.run
     sequence = orders.sequence_of(self.run.order, self.run.tokenizer)
     return memory.choose_remat(

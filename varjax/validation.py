@@ -12,6 +12,8 @@ from varjax.params import sub_vocab
 
 # Orders whose inputs are the features of a multi-scale quantizer.
 _READ_SCALES = ('scale', 'split')
+# The first CUDA devices with products of float8 (Ada).
+_FLOAT8 = (8, 9)
 
 
 def validate(run: specs.RunSpec) -> None:
@@ -25,6 +27,7 @@ def validate(run: specs.RunSpec) -> None:
   _one_of('role', run.role, ('fit', 'holdout', 'debug'))
   _one_of('input', run.input, ('codes', 'images'))
   _one_of('model.compute_dtype', model.compute_dtype, ('float32', 'bfloat16'))
+  _one_of('model.products', model.products, ('compute', 'fp8'))
   _one_of('model.remat', model.remat, (*REMAT, 'auto'))
   _one_of('model.norm', model.norm, ('adaln', 'layernorm', 'rmsnorm'))
   _one_of('model.mlp', model.mlp, ('gelu', 'swiglu'))
@@ -97,6 +100,11 @@ def validate(run: specs.RunSpec) -> None:
         "order.name='residual': reads code vectors, which tokenizer.kind="
         f'{tok.kind!r} has none of'
       )
+  if model.products == 'fp8' and model.compute_dtype != 'bfloat16':
+    raise errors.ConfigError(
+      f'model.products=fp8: needs model.compute_dtype=bfloat16, the type that '
+      f'eight bits are left for, not {model.compute_dtype}'
+    )
   _check_progressive(run)
   _check_reconstruct(run)
   _check_score(run)
@@ -126,6 +134,34 @@ def _check_progressive(run: specs.RunSpec) -> None:
     raise errors.ConfigError(
       f'progressive.share={spec.share}: only task=generate with '
       'order.name=scale can train coarse scales first; set it to 0'
+    )
+
+
+def check_products(
+  model: specs.ModelSpec, platform: str, capability: str | None
+) -> None:
+  """Refuses products that the devices of a run cannot compute.
+
+  A CPU may: it computes them in a wider type, for tests and loss curves.
+
+  Args:
+    model: what is trained.
+    platform: of the devices, as JAX names it.
+    capability: of a CUDA device, as '9.0'; None where it is not known.
+
+  Raises:
+    ConfigError: fp8 on a device that has no such products, or of which
+      nobody knows.
+  """
+  if model.products != 'fp8' or platform == 'cpu':
+    return
+  major, _, minor = (capability or '').partition('.')
+  known = major.isdigit() and minor.isdigit()
+  if not known or (int(major), int(minor)) < _FLOAT8:
+    raise errors.ConfigError(
+      f'model.products=fp8: needs a GPU of compute capability '
+      f'{".".join(map(str, _FLOAT8))} or newer (or a CPU, which imitates it), '
+      f'not {platform} of {capability or "no known capability"}; use compute'
     )
 
 

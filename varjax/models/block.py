@@ -19,6 +19,7 @@ from varjax.models import (
   activation,
   attention,
   dense,
+  fp8,
   maps,
   norm,
   remat,
@@ -78,13 +79,21 @@ class Block(nn.Module):
         modulation[:, i] for i in range(6)
       )
     drop = train and self.spec.drop_path > 0
+    # Evaluation and sampling see the weights themselves.
+    products = self.spec.products if train else 'compute'
     branch, key_value = self.attention(
-      self.norm1(x, scale1, shift1), prefix, steps, blocks, turns, visible
+      self.norm1(x, scale1, shift1),
+      prefix,
+      steps,
+      blocks,
+      turns,
+      visible,
+      products,
     )
     if gamma1 is not None:
       branch = branch * gamma1[:, None, :]
     x = x + (self._drop_path(branch, drop_rate) if drop else branch)
-    branch = self.mlp(self.norm2(x, scale2, shift2))
+    branch = self.mlp(self.norm2(x, scale2, shift2), products)
     if gamma2 is not None:
       branch = branch * gamma2[:, None, :]
     x = x + (self._drop_path(branch, drop_rate) if drop else branch)
@@ -112,12 +121,15 @@ class SelfAttention(nn.Module):
     blocks: attention.Blocks | None,
     turns: rotary.Turns | None = None,
     visible: jax.Array | None = None,
+    products: str = 'compute',
   ) -> tuple[Float[Array, 'B L D'], KeyValue]:
     """Returns the attended x, and its finished keys with its values."""
     spec = self.spec
     width, heads, dtype = spec.width, spec.heads, spec.compute_dtype
     std = init_std(spec)
-    qkv = _FusedProjection(3, width, 'heads', std, dtype, name='qkv')(x)
+    qkv = _FusedProjection(3, width, 'heads', std, dtype, products, name='qkv')(
+      x
+    )
     q, k, v = (qkv[:, :, i] for i in range(3))
     if spec.bias:
       q_bias = self.param('q_bias', dense.zeros(('heads',)), (width,))
@@ -173,7 +185,12 @@ class SelfAttention(nn.Module):
     else:
       out = attend_cached(q, keys, values, scale, visible)
     proj = _HeadProjection(
-      width, std / math.sqrt(2 * spec.depth), dtype, spec.bias, name='proj'
+      width,
+      std / math.sqrt(2 * spec.depth),
+      dtype,
+      spec.bias,
+      products,
+      name='proj',
     )
     return remat.name(proj(out), remat.PROJECTION), (k, v)
 
@@ -202,6 +219,7 @@ class _FusedProjection(nn.Module):
   axis: str
   std: float
   dtype: str
+  products: str = 'compute'
 
   @nn.compact
   def __call__(self, x: Float[Array, 'B L D']) -> Float[Array, 'B L parts F']:
@@ -209,6 +227,8 @@ class _FusedProjection(nn.Module):
     init = dense.normal(self.std, ('embed', None, self.axis))
     shape = (x.shape[-1], self.parts, self.width)
     kernel = self.param('kernel', init, shape)
+    if self.products == 'fp8':
+      return fp8.product(x, kernel)
     return jnp.einsum('bld,dcf->blcf', x, kernel.astype(self.dtype))
 
 
@@ -223,15 +243,20 @@ class _HeadProjection(nn.Module):
   std: float
   dtype: str
   use_bias: bool
+  products: str = 'compute'
 
   @nn.compact
   def __call__(self, x: Float[Array, 'B L N A']) -> Float[Array, 'B L D']:
     """Returns the product."""
     rows = x.shape[-2] * x.shape[-1]
     init = dense.normal(self.std, ('heads', 'embed'))
-    kernel = self.param('kernel', init, (rows, self.width)).astype(self.dtype)
-    kernel = kernel.reshape(*x.shape[-2:], self.width)
-    out = jnp.einsum('blna,nad->bld', x, kernel)
+    kernel = self.param('kernel', init, (rows, self.width))
+    split = *x.shape[-2:], self.width
+    if self.products == 'fp8':
+      out = fp8.product(x, kernel.reshape(split), axes=2)
+    else:
+      kernel = kernel.astype(self.dtype).reshape(split)
+      out = jnp.einsum('blna,nad->bld', x, kernel)
     if not self.use_bias:
       return out
     bias = self.param('bias', dense.zeros(('embed',)), (self.width,))
@@ -244,18 +269,27 @@ class Mlp(nn.Module):
   spec: ModelSpec
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'B L D']) -> Float[Array, 'B L D']:
+  def __call__(
+    self, x: Float[Array, 'B L D'], products: str = 'compute'
+  ) -> Float[Array, 'B L D']:
     """Returns the branch, without gate or residual."""
     spec = self.spec
     std, dtype = init_std(spec), spec.compute_dtype
     hidden = round(spec.width * spec.mlp_ratio)
     if spec.mlp == 'swiglu':
-      both = _FusedProjection(2, hidden, 'mlp', std, dtype, name='fc1')(x)
+      both = _FusedProjection(
+        2, hidden, 'mlp', std, dtype, products, name='fc1'
+      )(x)
       both = remat.name(both, remat.HIDDEN)
       x = activation.swiglu(both[:, :, 0], both[:, :, 1])
     else:
       fc1 = dense.dense(
-        hidden, std, ('embed', 'mlp'), dtype=dtype, use_bias=spec.bias
+        hidden,
+        std,
+        ('embed', 'mlp'),
+        dtype=dtype,
+        use_bias=spec.bias,
+        products=products,
       ).copy(name='fc1')
       x = nn.with_logical_constraint(fc1(x), ('batch', 'length', 'mlp'))
       x = activation.gelu(remat.name(x, remat.HIDDEN))
@@ -266,5 +300,6 @@ class Mlp(nn.Module):
       ('mlp', 'embed'),
       dtype=dtype,
       use_bias=spec.bias,
+      products=products,
     )
     return remat.name(fc2.copy(name='fc2')(x), remat.MLP)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from varjax.models import fp8
 from varjax.models.quantised import Quantised
 
 
@@ -30,6 +31,7 @@ def dense(
   *,
   dtype: str = 'float32',
   use_bias: bool = True,
+  products: str = 'compute',
 ) -> nn.Dense:
   """`nn.Dense` with N(0, std) weights and zero bias.
 
@@ -39,12 +41,15 @@ def dense(
     axes: logical names of the kernel's input and output axes.
     dtype: compute type; the weights are float32.
     use_bias: whether there is a bias.
+    products: 'compute', or 'fp8' (`models.fp8`).
   """
+  in_float8 = products == 'fp8'
   return nn.Dense(
     features,
     use_bias=use_bias,
     dtype=dtype,
-    promote_dtype=_promote,
+    dot_general=fp8.dot_general if in_float8 else None,
+    promote_dtype=_all_but_the_kernel if in_float8 else _promote,
     kernel_init=normal(std, axes),
     bias_init=zeros((axes[1],)),
   )
@@ -55,6 +60,12 @@ def _promote(inputs, kernel, bias, *, dtype, inexact=True):
   if isinstance(kernel, Quantised):
     kernel = kernel.astype(dtype)
   return promote_dtype(inputs, kernel, bias, dtype=dtype, inexact=inexact)
+
+
+def _all_but_the_kernel(inputs, kernel, bias, *, dtype, inexact=True):
+  """Leaves the kernel to the product, which rounds it to float8."""
+  inputs, bias = promote_dtype(inputs, bias, dtype=dtype, inexact=inexact)
+  return inputs, kernel, bias
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

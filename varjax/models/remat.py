@@ -24,11 +24,12 @@ ATTENTION = 'attention'  # What the kernel returns and needs again.
 PROJECTION = 'projection'
 HIDDEN = 'hidden'  # Before the activation of the MLP.
 MLP = 'mlp'
+SCALE = 'scale'  # Of a tensor in float8: one number, a pass to find again.
 
 Policy = Callable[..., Any]
 
 _names = jax.checkpoint_policies.save_only_these_names
-_light = (QUERY, KEY, VALUE, ATTENTION, PROJECTION, HIDDEN, MLP)
+_light = (QUERY, KEY, VALUE, ATTENTION, PROJECTION, HIDDEN, MLP, SCALE)
 _slim = tuple(name for name in _light if name != HIDDEN)
 
 POLICIES: dict[str, Policy | None] = {
@@ -36,7 +37,9 @@ POLICIES: dict[str, Policy | None] = {
   # Every product and the attention: only element-wise work is repeated.
   'light': _names(*_light),
   # Products without batch axes: attention is repeated.
-  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'dots': jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _names(SCALE)
+  ),
   # As light, but the first product of the MLP, the widest, is repeated.
   'slim': _names(*_slim),
   'full': jax.checkpoint_policies.nothing_saveable,
