@@ -2,8 +2,10 @@
 
 Numbers are of one JAX device (a chip; a v4 or v5p chip is one device in the
 megacore configuration). Utilisation is always a share of the maker's
-nominal bf16 peak; `measured_flops` is a large matrix product that we timed
-ourselves, where we had the device. No JAX in here.
+nominal bf16 peak, also where products are float8, so that such a run may
+show more than one that computes the same in bf16; `measured_flops` is a
+large matrix product that we timed ourselves, where we had the device. No JAX
+in here.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ class Device:
     name: short name used by plans.
     kinds: beginnings of `jax.Device.device_kind` that mean this device.
     peak_flops: nominal dense bf16 FLOP/s.
+    float8_flops: nominal dense float8 FLOP/s; null if it has no such
+      products, or none that XLA's compiler makes for our devices.
     memory_bytes: nominal HBM.
     bandwidth: nominal HBM bytes/s.
     measured_flops: FLOP/s of an 8192^3 bf16 product; null if not measured.
@@ -43,11 +47,13 @@ class Device:
   link_bandwidth: float | None = None
   link_source: str = ''
   island: int = 1
+  float8_flops: float | None = None
 
 
 # TPU numbers: Cloud TPU documentation, "System architecture" page of each
 # version. GPU numbers: the maker's data sheets, dense (without sparsity),
-# SXM boards. More specific kinds come first: 'TPU v5 lite' before 'TPU v5'.
+# SXM boards (float8: half of what they print, which is with sparsity). More
+# specific kinds come first: 'TPU v5 lite' before 'TPU v5'.
 # Measured: one H100 80 GB SXM, jax 0.11.2, 2026-11-23.
 # Interconnect: what `link_source` says; a TPU's total over its links is
 # divided evenly. None was measured.
@@ -78,11 +84,12 @@ DEVICES = {
     ),
     Device(
       'h200', ('NVIDIA H200',), 989e12, 141e9, 4.8e12, link_bandwidth=450e9,
-      link_source=_NVLINK, island=8,
+      link_source=_NVLINK, island=8, float8_flops=1979e12,
     ),
     Device(
       'h100', ('NVIDIA H100',), 989e12, 80e9, 3.35e12, 798e12, 3.0e12,
       link_bandwidth=450e9, link_source=_NVLINK, island=8,
+      float8_flops=1979e12,
     ),
     Device(
       'a100-80gb', ('NVIDIA A100-SXM4-80GB', 'NVIDIA A100 80GB'), 312e12,
@@ -94,6 +101,21 @@ DEVICES = {
     ),
   )
 }  # fmt: skip
+
+
+def float8_flops(device: Device) -> float:
+  """Nominal float8 FLOP/s.
+
+  Raises:
+    ConfigError: the device has no such products.
+  """
+  if device.float8_flops is None:
+    able = [name for name, known in DEVICES.items() if known.float8_flops]
+    raise errors.ConfigError(
+      f'model.products=fp8: {device.name} has no products of float8; of the '
+      f'devices, {", ".join(able)} have'
+    )
+  return device.float8_flops
 
 
 def find(device_kind: str) -> Device | None:

@@ -37,6 +37,7 @@ __all__ = [
   'Sequence',
   'TokenizerParameterCounts',
   'conventions',
+  'float8_train_flops_per_image',
   'forward_flops_per_image',
   'hardware_train_flops_per_image',
   'parameter_counts',
@@ -177,8 +178,6 @@ def hardware_train_flops_per_image(
   """
   sequence = sequence_of(codes)
   forward = _forward(model, sequence, masked=not skips_masked)
-  hidden = model.width * hidden_width(model)
-  hidden *= 2 if model.mlp == 'swiglu' else 1
   layers = model.depth
   if sequence.depth_dim:
     layers += model.depth_layers * sequence.targets_per_position
@@ -186,7 +185,7 @@ def hardware_train_flops_per_image(
     'none': 0,
     'light': 0,
     'dots': forward.attention,
-    'slim': 2 * layers * sequence.positions * hidden,
+    'slim': layers * sequence.positions * _first_of_mlp(model),
     'full': forward.body,
   }
   if model.remat not in again:
@@ -201,6 +200,23 @@ def hardware_train_flops_per_image(
     alone = dataclasses.replace(sequence, depth_dim=0)
     logits += forward.total - _forward(model, alone, not skips_masked).total
   return (1 + _BACKWARD) * forward.total + again[model.remat] + logits
+
+
+def float8_train_flops_per_image(
+  model: ModelSpec, codes: TokenizerSpec | Sequence
+) -> int:
+  """What of `hardware_train_flops_per_image` are products of float8.
+
+  Those with the weights of the blocks, where `model.products` says so; a
+  depth transformer keeps the compute type.
+  """
+  if model.products != 'fp8':
+    return 0
+  sequence = dataclasses.replace(sequence_of(codes), depth_dim=0)
+  linear = _forward(model, sequence).linear
+  first = model.depth * sequence.positions * _first_of_mlp(model)
+  again = {'slim': first, 'full': linear}.get(model.remat, 0)
+  return (1 + _BACKWARD) * linear + again
 
 
 def sampling_flops_per_image(
@@ -243,6 +259,12 @@ def conventions(
     six_nd_body=6 * counts.body * sequence.positions,
     hardware=hardware_train_flops_per_image(model, sequence),
   )
+
+
+def _first_of_mlp(model: ModelSpec) -> int:
+  """FLOPs of a row in the first product of the MLP."""
+  halves = 2 if model.mlp == 'swiglu' else 1
+  return 2 * halves * model.width * hidden_width(model)
 
 
 def _forward(

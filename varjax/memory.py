@@ -32,6 +32,7 @@ from varjax.tokenizer_costs import (
 
 _FLOAT32 = 4
 _BYTES = {'float32': 4, 'bfloat16': 2}
+_FLOAT8 = 1
 # Policies of `model.remat`, from those that keep most to those that repeat
 # most.
 REMAT = ('none', 'light', 'dots', 'slim', 'full')
@@ -127,12 +128,15 @@ def memory_estimate(
     weights = _weights(run, sequence, fsdp, tensor)
     compute = _BYTES[run.model.compute_dtype]
     cast = weights
+    linear = parameter_counts(run.model, sequence).linear
     if run.model.remat != 'none':
-      linear = parameter_counts(run.model, sequence).linear
       cast -= (
         linear * (run.model.depth - 1) // run.model.depth // (fsdp * tensor)
       )
+      linear //= run.model.depth
     copy = 0 if compute == _FLOAT32 else compute * cast
+    if run.model.products == 'fp8':
+      copy -= (compute - _FLOAT8) * linear // (fsdp * tensor)
     rows = images * sequence.positions
     kept, again = kept_bytes(run.model, tensor), _again(run.model, tensor)
     activations = rows * run.model.depth * kept
@@ -189,6 +193,8 @@ def kept_bytes(model: ModelSpec, tensor: int = 1) -> int:
     )
   d, m, c = model.width, hidden_width(model), _BYTES[model.compute_dtype]
   hidden = (2 if model.mlp == 'swiglu' else 1) * m * c
+  eight = model.products == 'fp8'
+  rounded = _FLOAT8 if eight else c  # What a product keeps of its input.
   gated = d * c * (model.norm == 'adaln')  # An output of either branch.
   stream = d * c
   # The projection is needed to find the stream between the two branches.
@@ -203,10 +209,12 @@ def kept_bytes(model: ModelSpec, tensor: int = 1) -> int:
   if model.remat == 'light':
     return stream + outputs + (qkv + attended + hidden) // tensor
   statistics = 1 if model.norm == 'rmsnorm' else 2
-  norms = 2 * (d * c + statistics * _FLOAT32)
+  norms = 2 * (d * rounded + statistics * _FLOAT32)
   if model.l2_norm:
     qkv += 2 * (d * c + model.heads * _FLOAT32)
-  inner = qkv + attended + hidden + m * c
+  if eight:  # Attention keeps its output, and the projection a copy.
+    attended += d * _FLOAT8
+  inner = qkv + attended + hidden + m * rounded
   return 2 * stream + norms + 2 * gated + inner // tensor
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 import dataclasses
 
 from varjax import errors, flops
-from varjax.devices import Device
+from varjax.devices import Device, float8_flops
 from varjax.params import (
   Sequence,
   head_outputs,
@@ -27,7 +27,8 @@ from varjax.spec import RunSpec
 
 _FLOAT32 = 4
 _BYTES = {'float32': 4, 'bfloat16': 2}
-_ELEMENTWISE = ('norm', 'unit', 'activation', 'residual')
+_FLOAT8 = 1
+_ELEMENTWISE = ('norm', 'unit', 'activation', 'residual', 'rounding')
 # Phases of a block that each policy of `model.remat` repeats.
 _REPEATED = {
   'none': (),
@@ -47,18 +48,31 @@ class Phase:
     flops: of matrix products.
     bytes: read and written in device memory.
     launches: kernels.
+    float8: of the FLOPs, those of float8 products.
   """
 
   name: str
   flops: int
   bytes: int
   launches: int
+  float8: int = 0
 
   def seconds(self, device: Device) -> float:
-    """The longer of computing and moving, at measured speeds if known."""
+    """The longer of computing and moving, at measured speeds if known.
+
+    float8 products, which nobody has timed, are taken to reach the same
+    share of their peak.
+
+    Raises:
+      ConfigError: there are some, and the device has none.
+    """
     speed = device.measured_flops or device.peak_flops
     bandwidth = device.measured_bandwidth or device.bandwidth
-    return max(self.flops / speed, self.bytes / bandwidth)
+    computing = (self.flops - self.float8) / speed
+    if self.float8:
+      peak = float8_flops(device)
+      computing += self.float8 * device.peak_flops / speed / peak
+    return max(computing, self.bytes / bandwidth)
 
 
 def train_phases(
@@ -98,16 +112,25 @@ def train_phases(
   if model.loss_chunks > 1:
     blocks += [p for p in forward if p.name == 'head']
   cast = _BYTES[model.compute_dtype]
-  weights = parameter_counts(model, sequence).total
+  counts = parameter_counts(model, sequence)
+  weights = cast_weights = counts.total
+  if model.products == 'fp8':
+    cast_weights -= counts.linear
   copies = 0 if cast == _FLOAT32 else 1 + (model.remat != 'none')
   phases = [
     *forward,
     *backward,
     _together('recomputation', blocks),
-    Phase('casts', 0, copies * weights * (_FLOAT32 + cast), copies),
+    Phase('casts', 0, copies * cast_weights * (_FLOAT32 + cast), copies),
   ]
   phases = [
-    Phase(p.name, parts * p.flops, parts * p.bytes, parts * p.launches)
+    Phase(
+      p.name,
+      parts * p.flops,
+      parts * p.bytes,
+      parts * p.launches,
+      parts * p.float8,
+    )
     for p in phases
   ]
   return *phases, _optimiser(run, weights)
@@ -149,6 +172,7 @@ def _together(name: str, phases: Iterable[Phase]) -> Phase:
     sum(p.flops for p in phases),
     sum(p.bytes for p in phases),
     sum(p.launches for p in phases),
+    sum(p.float8 for p in phases),
   )
 
 
@@ -180,6 +204,16 @@ def _forward(run: RunSpec, sequence: Sequence, images: int) -> list[Phase]:
     )
     for name, (a, b) in _products(run).items()
   }
+  eight = model.products == 'fp8'
+  if eight:
+    products = {
+      name: dataclasses.replace(
+        products[name],
+        bytes=n * (_FLOAT8 * a * (rows + b) + c * rows * b),
+        float8=products[name].flops,
+      )
+      for name, (a, b) in _products(run).items()
+    }
   up = products['fc1'].flops // (2 * n * rows * d)
   found = [
     # Inputs and two tables in; one sum out, in float32.
@@ -208,7 +242,36 @@ def _forward(run: RunSpec, sequence: Sequence, images: int) -> list[Phase]:
     ),
     Phase('loss', 0, rows * values * _FLOAT32, 1),
   ]
+  if eight:
+    found += _rounding(run, rows)
   return [p for p in found if p.name != 'unit' or model.l2_norm]
+
+
+def _rounding(run: RunSpec, rows: int) -> list[Phase]:
+  """Inputs and weights to float8; what makes an input finds its largest."""
+  n, c = run.model.depth, _BYTES[run.model.compute_dtype]
+  inputs = sum(a for a, _ in _products(run).values())
+  weights = sum(a * b for a, b in _products(run).values())
+  count = n * len(_products(run))
+  rounded = rows * inputs * (c + _FLOAT8) + weights * (_FLOAT32 + _FLOAT8)
+  return [
+    Phase('largest weights', 0, n * weights * _FLOAT32, count),
+    Phase('rounding', 0, n * rounded, 2 * count),
+  ]
+
+
+def _turning(run: RunSpec, rows: int) -> Phase:
+  """Gradients to float8, and what lies the wrong way for two products.
+
+  Matrix units of 8 bits want rows of what is summed over: the gradient is
+  written in both orders, the kept input and weights are turned.
+  """
+  n, c = run.model.depth, _BYTES[run.model.compute_dtype]
+  moved = sum(
+    rows * b * (c + 2 * _FLOAT8) + 2 * _FLOAT8 * a * (rows + b)
+    for a, b in _products(run).values()
+  )
+  return Phase('rounding', 0, n * moved, 3 * n * len(_products(run)))
 
 
 def _backward(run: RunSpec, sequence: Sequence, images: int) -> list[Phase]:
@@ -228,6 +291,21 @@ def _backward(run: RunSpec, sequence: Sequence, images: int) -> list[Phase]:
     )
     for name, (a, b) in _products(run).items()
   }
+  eight = model.products == 'fp8'
+  if eight:
+    products = {
+      name: dataclasses.replace(
+        products[name],
+        bytes=n
+        * (
+          _FLOAT8 * (rows * (a + 2 * b) + a * b)
+          + rows * a * c
+          + _FLOAT32 * a * b
+        ),
+        float8=products[name].flops,
+      )
+      for name, (a, b) in _products(run).items()
+    }
   up = products['fc1'].flops // (4 * n * rows * d)
   head = counts.head
   found = [
@@ -258,6 +336,8 @@ def _backward(run: RunSpec, sequence: Sequence, images: int) -> list[Phase]:
     ),
     Phase('embed', 2 * images * work.embed, _FLOAT32 * rows * 3 * d, 3),
   ]
+  if eight:
+    found.append(_turning(run, rows))
   return [
     dataclasses.replace(p, name=f'{p.name}, backward')
     for p in found

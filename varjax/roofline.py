@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from varjax import errors, flops, memory
+from varjax import devices, errors, flops, memory
 from varjax.params import parameter_counts, sequence_of
 from varjax.spec import RunSpec
 from varjax.topology import Topology
@@ -96,7 +96,8 @@ def roofline(run: RunSpec, slice_: Topology) -> Roofline:
 
   Raises:
     ConfigError: the mesh does not fit the slice, the batch does not divide
-      by the mesh, or the run trains a tokenizer.
+      by the mesh, the run trains a tokenizer, or it has products that the
+      device has not.
   """
   if run.task == 'reconstruct':
     raise errors.ConfigError('the roofline is of transformers only')
@@ -110,10 +111,13 @@ def roofline(run: RunSpec, slice_: Topology) -> Roofline:
   device, count = slice_.device, slice_.count
   work = flops.hardware_train_flops_per_image(run.model, run.tokenizer)
   model = flops.train_flops_per_image(run.model, run.tokenizer).total
-  peak = device.peak_flops * COMPUTE_EFFICIENCY
+  eight = flops.float8_train_flops_per_image(run.model, run.tokenizer)
+  least = (work - eight) / device.peak_flops
+  if eight:
+    least += eight / devices.float8_flops(device)
   hbm, link = hbm_bytes(run, count), link_bytes(run, count)
   made = Roofline(
-    compute_s=work * run.batch_size / count / peak,
+    compute_s=least * run.batch_size / count / COMPUTE_EFFICIENCY,
     hbm_s=hbm / (device.bandwidth * HBM_EFFICIENCY),
     link_s=link / (slice_.bandwidth * LINK_EFFICIENCY),
     hbm_bytes=hbm,

@@ -193,8 +193,9 @@ def _kept(model: ModelSpec) -> list[jax.ShapeDtypeStruct]:
     {},
     {'norm': 'rmsnorm', 'mlp': 'swiglu', 'position': 'rotary1d'},
     {'norm': 'layernorm', 'l2_norm': False},
+    {'products': 'fp8'},
   ],
-  ids=['var', 'llama', 'gpt'],
+  ids=['var', 'llama', 'gpt', 'fp8'],
 )
 @pytest.mark.parametrize('policy', memory.REMAT)
 def test_a_block_keeps_what_the_memory_model_says(variant, policy, monkeypatch):
