@@ -30,6 +30,9 @@ INSTALL = (
   'version of jax alone (about 180 MB)'
 )
 DURATION = 'up to a minute'
+# Of the CUDA libraries that jax-cuda12-pjrt is built for. XLA makes calls of
+# float8 products for versions that it knows to have them.
+_RUNTIME = '12.9.0'
 ENVIRONMENT: dict[str, str] = {}
 OPTIONS = {'xla_gpu_enable_triton_gemm': False}
 FRACTION = 'XLA_PYTHON_CLIENT_MEM_FRACTION'
@@ -129,6 +132,7 @@ def description(slice_: Topology) -> str:
       shared_memory_per_block_optin: {chip.shared_bytes - 1024}
       threads_per_core_limit: 2048
       core_count: {chip.cores}
+      runtime_version: "{_RUNTIME}"
       fpus_per_core: {chip.fpus}
       block_dim_limit_x: 2147483647
       block_dim_limit_y: 65535
