@@ -2,13 +2,16 @@
 
   python benchmarks/loss_curves.py             200 updates of a tiny VAR
   python benchmarks/loss_curves.py --quick     20 updates of the last path
+  python benchmarks/loss_curves.py --only fp8  one path by its name
 
 The reference keeps everything that autodiff keeps (derivatives by hand are
 taken off), attends with the XLA back end and computes the whole loss. Every
 path trains from the same weights on the same codes, without dropping labels
 or branches. In exact arithmetic all curves would be one, so that the largest
 distance of a bfloat16 path is judged by `noise`: that of two references of
-which one sums each batch in two parts. One JSON line per path.
+which one sums each batch in two parts. Products in float8 round coarser than
+that: `behind` says what it costs, how much higher than the reference a curve
+is over its last quarter. One JSON line per path.
 """
 
 from __future__ import annotations
@@ -43,12 +46,14 @@ class Path:
     by_hand: derivatives by hand; otherwise autodiff.
     model: fields of the model that differ from the reference.
     parts: micro-batches.
+    dtypes: compute types that have this path.
   """
 
   name: str
   by_hand: bool = True
   model: dict = dataclasses.field(default_factory=dict)
   parts: int = 1
+  dtypes: tuple[str, ...] = ('float32', 'bfloat16')
 
 
 REFERENCE = Path('reference', by_hand=False)
@@ -57,6 +62,12 @@ PATHS = (
   Path('by hand'),
   Path('light', model={'remat': 'light'}),
   Path('dots', model={'remat': 'dots'}),
+  Path('fp8', model={'products': 'fp8'}, dtypes=('bfloat16',)),
+  Path(
+    'fp8, light',
+    model={'products': 'fp8', 'remat': 'light'},
+    dtypes=('bfloat16',),
+  ),
   Path('slim, blockwise', model={'remat': 'slim', 'attention': 'blockwise'}),
   Path(
     'full, blockwise, loss in parts',
@@ -73,14 +84,22 @@ def main(argv: list[str] | None = None) -> None:
   parser.add_argument('--updates', type=int, help='default 200')
   parser.add_argument('--batch', type=int, default=16)
   parser.add_argument('--quick', action='store_true', help='20 updates')
+  parser.add_argument(
+    '--only', choices=[path.name for path in PATHS], help='one path'
+  )
   given = parser.parse_args(argv)
   paths = PATHS[-1:] if given.quick else PATHS
+  if given.only:
+    paths = [path for path in PATHS if path.name == given.only]
   given.updates = given.updates or (20 if given.quick else 200)
   for dtype in ('float32', 'bfloat16'):
+    able = [path for path in paths if dtype in path.dtypes]
+    if not able:
+      continue
     plain = curve(REFERENCE, dtype, given.updates, given.batch)
     halves = curve(HALVES, dtype, given.updates, given.batch)
     noise = distance(halves, plain)
-    for path in paths:
+    for path in able:
       found = curve(path, dtype, given.updates, given.batch)
       stopwatch.line(
         'loss_curves',
@@ -88,6 +107,8 @@ def main(argv: list[str] | None = None) -> None:
         **distance(found, plain),
         noise_max=noise['max'],
         noise_mean=noise['mean'],
+        behind=behind(found, plain),
+        noise_behind=behind(halves, plain),
         first=round(float(plain[0]), 4),
         last=round(float(plain[-1]), 4),
         updates=given.updates,
@@ -129,6 +150,11 @@ def curve(path: Path, dtype: str, updates: int, batch: int) -> np.ndarray:
       state, values = update(state, frozen, taken, program.hyper)
       losses.append(values['loss'])
   return np.asarray(jax.device_get(losses), np.float64)
+
+
+def behind(one: np.ndarray, other: np.ndarray) -> float:
+  """How much higher `one` is over the last quarter, in nats."""
+  return float(np.mean((one - other)[-(len(one) // 4) :]))
 
 
 def distance(one: np.ndarray, other: np.ndarray) -> dict[str, float]:

@@ -58,6 +58,9 @@ def main(argv: list[str] | None = None) -> None:
     help='print the phases of each case on a device of the table instead',
   )
   parser.add_argument('--dtype', default='bfloat16', help='compute type')
+  parser.add_argument(
+    '--products', default='compute', help='of the blocks: compute or fp8'
+  )
   parser.add_argument('--moments', default='float32', help='first moment')
   parser.add_argument(
     '--fsdp', action='store_true', help='shard the weights over all devices'
@@ -80,6 +83,8 @@ def main(argv: list[str] | None = None) -> None:
       print(table(run, devices.get(given.phases)))
       continue
     case = f'd{depth}/b{batch}/{remat}/{attention}/{given.dtype}'
+    if given.products != 'compute':
+      case = f'{case}/{given.products}'
     _time(f'{case}/{chunks}' if chunks else case, run, given)
 
 
@@ -112,6 +117,7 @@ def _run(depth, batch, remat, attention, chunks, given) -> specs.RunSpec:
       remat=remat,
       attention=attention,
       compute_dtype=given.dtype,
+      products=given.products,
       loss_chunks=chunks,
     ),
     batch_size=batch,
