@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from varjax.features import Features, Network
-from varjax.features.base import hash_arrays
 
 
 def make(seed: int = 0, size: int = 6, name: str = 'tiny') -> Network:
@@ -29,7 +28,6 @@ def make(seed: int = 0, size: int = 6, name: str = 'tiny') -> Network:
     resolution=0,
     preprocessing='none',
     params=params,
-    weights_hash=hash_arrays(params),
     forward=forward,
     resize=lambda images: images,
     label_count=5,

@@ -45,7 +45,6 @@ class Network:
     resolution: side that `apply` resizes images to.
     preprocessing: everything between a uint8 image and the first layer.
     params: weights, a pytree of arrays.
-    weights_hash: of the weights; see `hash_arrays`.
     forward: (params, images) -> Features of images as they are: no resize;
       for losses, which keep the resolution of the image.
     resize: images of any size to [B, resolution, resolution, 3].
@@ -57,7 +56,6 @@ class Network:
   resolution: int
   preprocessing: str
   params: PyTree
-  weights_hash: str
   forward: Callable[[PyTree, Float[Array, 'B H W 3']], Features]
   resize: Callable[[Float[Array, 'B H W 3']], Float[Array, 'B _ _ 3']]
   label_count: int = 0
@@ -65,7 +63,8 @@ class Network:
   @functools.cached_property
   def identity(self) -> str:
     """Name and hash of weights and preprocessing; equal means comparable."""
-    text = f'{self.weights_hash} {self.resolution} {self.preprocessing}'
+    weights = hash_tree(self.params)
+    text = f'{weights} {self.resolution} {self.preprocessing}'
     return f'{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}'
 
   def apply(self, params: PyTree, images: Num[Array, 'B H W 3']) -> Features:

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from varjax import errors
 from varjax.backbone_costs import EFFLITE0, EFFLITE0_CLASSES, EFFLITE0_WIDTH
 from varjax.features import layers
-from varjax.features.base import Features, Network, hash_tree
+from varjax.features.base import Features, Network
 from varjax.interop import pth
 from varjax.types import PyTree
 
@@ -78,7 +78,6 @@ def load(path: str | os.PathLike[str] = '') -> Network:
     resolution=RESOLUTION,
     preprocessing=PREPROCESSING,
     params=params,
-    weights_hash=hash_tree(params),
     forward=forward,
     resize=_resize,
     label_count=CLASSES,

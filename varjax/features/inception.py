@@ -22,7 +22,7 @@ import numpy as np
 
 from varjax import errors
 from varjax.features import frozen_graph, layers
-from varjax.features.base import Features, Network, hash_tree
+from varjax.features.base import Features, Network
 from varjax.interop import pth
 from varjax.types import PyTree
 
@@ -150,7 +150,6 @@ def load(path: str | os.PathLike[str] = '') -> Network:
     resolution=RESOLUTION,
     preprocessing=PREPROCESSING,
     params=params,
-    weights_hash=hash_tree(params),
     forward=forward,
     resize=resize,
   )
