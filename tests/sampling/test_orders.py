@@ -66,6 +66,21 @@ LABELS = jnp.asarray([0, 2, 1])
 KEY = jax.random.key(0)
 
 
+def generate(made, settings, known=None):
+  """What a world's transformer draws for LABELS, compiled."""
+  return jax.jit(
+    functools.partial(
+      loop.run,
+      made.model,
+      made.params,
+      made.order,
+      made.quantizer,
+      settings=settings,
+      known=known,
+    )
+  )(LABELS, KEY)
+
+
 # Compiled for as long as the others, which show the same parts.
 AGAIN = ('raster', 'permuted pixels', 'separate sets', 'residual')
 
@@ -90,17 +105,7 @@ def test_cached_steps_are_the_teacher_forced_pass(name):
   given = np.zeros(order.code_spec.positions, bool)
   given[1:3] = True  # Known codes are clamped, and read by what follows.
   known = edit.Known(codes=codes, keep=jnp.asarray(given))
-  found = jax.jit(
-    functools.partial(
-      loop.run,
-      made.model,
-      made.params,
-      order,
-      made.quantizer,
-      settings=SampleSpec(cfg=0),
-      known=known,
-    )
-  )(LABELS, KEY)
+  found = generate(made, SampleSpec(cfg=0), known)
   np.testing.assert_array_equal(found.codes[:, given], codes[:, given])
   assert np.any(found.codes != codes)
   assert found.features is None
@@ -120,16 +125,7 @@ def test_cached_steps_are_the_teacher_forced_pass(name):
 def test_split_scales_are_generated_as_they_are_trained():
   spec = TokenizerSpec(code_dim=3, vocab=7, scales=(1, 3), phi_count=2)
   made = worlds.world(OrderSpec('split', splits=(1, 4)), spec, MODEL)
-  found = jax.jit(
-    functools.partial(
-      loop.run,
-      made.model,
-      made.params,
-      made.order,
-      made.quantizer,
-      settings=SampleSpec(cfg=0),
-    )
-  )(LABELS, KEY)
+  found = generate(made, SampleSpec(cfg=0))
   example = made.order.example(made.quantizer, found.codes)
   logits = made.logits(example, LABELS)
   numbers = np.asarray(example.positions[0])
@@ -140,16 +136,7 @@ def test_split_scales_are_generated_as_they_are_trained():
 
 def test_guidance_of_a_code_reads_the_codes_drawn_before_it():
   made = worlds.world(OrderSpec('residual'), STACKS, MODEL, scale=0.3)
-  found = jax.jit(
-    functools.partial(
-      loop.run,
-      made.model,
-      made.params,
-      made.order,
-      made.quantizer,
-      settings=SampleSpec(cfg=3.0, top_k=4, top_p=0.9),
-    )
-  )(LABELS, KEY)
+  found = generate(made, SampleSpec(cfg=3.0, top_k=4, top_p=0.9))
   example = made.order.example(made.quantizer, found.codes)
   with_class = made.logits(example, LABELS)
   without = made.logits(example, jnp.full(3, MODEL.num_classes))
@@ -212,17 +199,7 @@ def test_masked_decoding_makes_as_many_passes_as_turns(masked, monkeypatch):
   monkeypatch.setattr(Transformer, 'trunk', counted)
   codes = jnp.ones((3, 9, 1), jnp.int32)
   known = edit.Known(codes=codes, keep=jnp.arange(9) < 2)
-  found = jax.jit(
-    functools.partial(
-      loop.run,
-      masked.model,
-      masked.params,
-      masked.order,
-      None,
-      settings=SampleSpec(cfg=1.0),
-      known=known,
-    )
-  )(LABELS, KEY)
+  found = generate(masked, SampleSpec(cfg=1.0), known)
   jax.block_until_ready(found)
   jax.effects_barrier()
   assert len(passes) == 4
