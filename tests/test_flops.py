@@ -7,39 +7,21 @@ from hypothesis import strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
+from official_sizes import PARAMETERS, PARAMETERS_512, SCALES_512
 import pytest
 
 from varjax import errors, flops, memory
 from varjax.spec import ModelSpec, TokenizerSpec
-
-# Instantiated official models, 256px, 1000 classes (VAR section 4c).
-PUBLISHED = {
-  6: 18_492_580,
-  8: 41_315_904,
-  10: 78_367_716,
-  12: 133_186_960,
-  14: 209_312_580,
-  16: 310_283_520,
-  18: 439_638_724,
-  20: 600_917_136,
-  22: 797_657_700,
-  24: 1_033_399_360,
-  26: 1_311_681_060,
-  28: 1_636_041_744,
-  30: 2_010_020_356,
-  36: 3_465_053_200,
-}
-SCALES_512 = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
 
 
 def _var(depth, **kwargs):
   return ModelSpec(depth=depth, width=64 * depth, heads=depth, **kwargs)
 
 
-@pytest.mark.parametrize('depth', PUBLISHED)
+@pytest.mark.parametrize('depth', PARAMETERS)
 def test_parameters_equal_the_published_table(depth):
   counts = flops.parameter_counts(_var(depth), TokenizerSpec())
-  assert counts.total == PUBLISHED[depth]
+  assert counts.total == PARAMETERS[depth]
   assert counts.total == counts.body + counts.embed_head
 
 
@@ -47,7 +29,7 @@ def test_shared_adaln_512_has_the_published_parameters():
   model = _var(36, shared_adaln=True)
   tokenizer = TokenizerSpec(scales=SCALES_512)
   assert flops.sequence_of(tokenizer).positions == 2240
-  assert flops.parameter_counts(model, tokenizer).total == 2_353_893_904
+  assert flops.parameter_counts(model, tokenizer).total == PARAMETERS_512
 
 
 @pytest.mark.parametrize('depth', [16, 30])

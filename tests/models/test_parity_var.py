@@ -6,13 +6,13 @@ and losses 1e-4, images 3e-4, gradients 1e-3 of the tensor's largest entry.
 
 import dataclasses
 import functools
-import importlib.util
 import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import parity_case
 import pytest
 
 from varjax import optim, progressive
@@ -39,22 +39,15 @@ def _compile(function):
 
 @pytest.fixture(scope='module', params=['open_a', 'open_b', 'open_c'])
 def case(request, parity_dir):
-  module = importlib.util.spec_from_file_location(
-    'fixture_io', parity_dir / 'fixture_io.py'
-  )
-  reader = importlib.util.module_from_spec(module)
-  module.loader.exec_module(reader)
-  info, vae_state, state, inputs, outputs = reader.load_fixture(
-    str(parity_dir / f'{request.param}.npz')
-  )
-  config = info['config']
-  spec = official_var.spec_from_config(config, compute_dtype='float32')
-  tokenizer_spec = official_vae.spec_from_config(config)
+  found = parity_case.load(parity_dir, request.param)
+  outputs = found.outputs
+  spec = official_var.spec_from_config(found.config, compute_dtype='float32')
+  tokenizer_spec = official_vae.spec_from_config(found.config)
   order = make_order(OrderSpec('scale'), tokenizer_spec)
-  params = official_var.from_official(spec, order.layout, state)
-  tokenizer = make_tokenizer(tokenizer_spec, inputs['img_i8'].shape[-1])
+  params = official_var.from_official(spec, order.layout, found.var)
+  tokenizer = make_tokenizer(tokenizer_spec, found.images.shape[1])
   vae = jax.tree.map(
-    jnp.asarray, official_vae.from_official(tokenizer_spec, vae_state)
+    jnp.asarray, official_vae.from_official(tokenizer_spec, found.vae)
   )
   quantizer = tokenizer.quantizer(vae)
   scales = len(order.layout.block_sizes)
@@ -62,10 +55,10 @@ def case(request, parity_dir):
   codes = jnp.asarray(codes, jnp.int32)[..., None]
   model = Transformer(spec, order.layout)
   return types.SimpleNamespace(
-    config=config,
-    info=info['info'],
-    state=state,
-    inputs=inputs,
+    config=found.config,
+    info=found.info,
+    state=found.var,
+    inputs=found.inputs,
     outputs=outputs,
     spec=spec,
     order=order,
@@ -75,7 +68,7 @@ def case(request, parity_dir):
     forward=_compile(lambda p, *args: model.apply({'params': p}, *args)),
     quantizer=quantizer,
     codes=codes,
-    labels=jnp.asarray(inputs['label']),
+    labels=jnp.asarray(found.labels),
     example=_compile(order.example)(quantizer, codes),
     decode=_compile(functools.partial(tokenizer.decode_features, vae)),
   )

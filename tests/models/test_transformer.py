@@ -8,6 +8,7 @@ from flax.core import meta
 import jax
 import jax.numpy as jnp
 import numpy as np
+from official_sizes import PARAMETERS, PARAMETERS_512, SCALES_256, SCALES_512
 import pytest
 
 from varjax.errors import ConfigError
@@ -16,24 +17,6 @@ from varjax.models.transformer import Transformer
 from varjax.spec import ModelSpec
 from varjax.types import CodeSpec, Layout
 
-_256 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
-_512 = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
-_COUNTS = {
-  6: 18_492_580,
-  8: 41_315_904,
-  10: 78_367_716,
-  12: 133_186_960,
-  14: 209_312_580,
-  16: 310_283_520,
-  18: 439_638_724,
-  20: 600_917_136,
-  22: 797_657_700,
-  24: 1_033_399_360,
-  26: 1_311_681_060,
-  28: 1_636_041_744,
-  30: 2_010_020_356,
-  36: 3_465_053_200,
-}
 TINY = ModelSpec(
   depth=3, width=16, heads=2, num_classes=3, compute_dtype='float32'
 )
@@ -103,15 +86,15 @@ def make_inputs(layout, batch=2):
   return labels, jnp.asarray(rng.normal(0, 1, shape), jnp.float32)
 
 
-@pytest.mark.parametrize('depth', sorted(_COUNTS))
+@pytest.mark.parametrize('depth', sorted(PARAMETERS))
 def test_official_parameter_counts(depth):
   spec = ModelSpec(depth=depth, width=64 * depth, heads=depth)
-  assert official_count(spec, _256) == _COUNTS[depth]
+  assert official_count(spec, SCALES_256) == PARAMETERS[depth]
 
 
 def test_parameter_count_of_the_512_model_with_shared_adaln():
   spec = ModelSpec(depth=36, width=2304, heads=36, shared_adaln=True)
-  assert official_count(spec, _512) == 2_353_893_904
+  assert official_count(spec, SCALES_512) == PARAMETERS_512
 
 
 def test_every_parameter_names_its_axes():
@@ -136,7 +119,7 @@ def test_initial_spread_is_official(parity_dir, name):
     shared_adaln=shared,
     init_gamma=stats['kw']['init_adaln_gamma'],
   )
-  layout = make_layout([(s, s) for s in _256], 4096, 32)
+  layout = make_layout([(s, s) for s in SCALES_256], 4096, 32)
   ours = _compile(lambda: meta.unbox(init(spec, layout))['params'])()
   block = {
     'attn.scale_mul_1H11': ours['blocks']['attention']['scale'],

@@ -5,12 +5,12 @@ gradients 1e-3 of the tensor's largest entry.
 """
 
 import dataclasses
-import importlib.util
 import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import parity_case
 import pytest
 
 from varjax.interop import official_vae
@@ -29,18 +29,13 @@ def _to_nhwc(x):
 
 @pytest.fixture(scope='module', params=['open_a', 'open_b', 'open_c'])
 def case(request, parity_dir):
-  module = importlib.util.spec_from_file_location(
-    'fixture_io', parity_dir / 'fixture_io.py'
-  )
-  reader = importlib.util.module_from_spec(module)
-  module.loader.exec_module(reader)
-  info, state, _, inputs, outputs = reader.load_fixture(
-    str(parity_dir / f'{request.param}.npz')
-  )
-  spec = official_vae.spec_from_config(info['config'])
-  images = _to_nhwc(inputs['img_i8'].astype(np.float32) / 128)
+  found = parity_case.load(parity_dir, request.param)
+  spec = official_vae.spec_from_config(found.config)
+  images = jnp.asarray(found.images)
   tokenizer = make_tokenizer(spec, images.shape[1])
-  params = jax.tree.map(jnp.asarray, official_vae.from_official(spec, state))
+  params = jax.tree.map(
+    jnp.asarray, official_vae.from_official(spec, found.vae)
+  )
   quantizer = tokenizer.quantizer(params)
 
   @jax.jit  # one compilation for all that the encoder is tested on
@@ -51,10 +46,10 @@ def case(request, parity_dir):
 
   encoder, features, codes = encode(params, images)
   return types.SimpleNamespace(
-    config=info['config'],
-    state=state,
-    inputs=inputs,
-    outputs=outputs,
+    config=found.config,
+    state=found.vae,
+    inputs=found.inputs,
+    outputs=found.outputs,
     spec=spec,
     images=images,
     tokenizer=tokenizer,
