@@ -1,8 +1,10 @@
 """What the sampling program of the official VAR consists of: traced only."""
 
+import contextlib
 import functools
 
 from flax.core import meta
+import gpu_program
 import jax
 from jax.extend.core import jaxprs_in_params
 import jax.numpy as jnp
@@ -18,10 +20,12 @@ OFFICIAL = SampleSpec(cfg=1.5, top_k=900, top_p=0.96)
 
 
 @functools.cache
-def _traced(batch, keep=None):
+def _traced(batch, keep=None, gpu=False):
   """The jaxpr of labels to images at the official code shapes."""
   spec = TokenizerSpec(ch=32, num_res_blocks=1, compute_dtype='bfloat16')
-  model_spec = ModelSpec(depth=2, width=32, heads=2)
+  # cuDNN, which 'auto' takes on a GPU, need not be installed here.
+  backend = 'xla' if gpu else 'auto'
+  model_spec = ModelSpec(depth=2, width=32, heads=2, attention=backend)
   tokenizer = make_tokenizer(spec, 256)
   order = make_order(OrderSpec(), spec)
   model = Transformer(model_spec, order.layout)
@@ -39,14 +43,16 @@ def _traced(batch, keep=None):
       weights['model'],
     )
   generator = Generator.of(tokenizer, order, model)
-  return jax.make_jaxpr(functools.partial(generator.draw, OFFICIAL))(
-    weights, jax.ShapeDtypeStruct((batch,), jnp.int32), key
-  ).jaxpr
+  trace = jax.make_jaxpr(functools.partial(generator.draw, OFFICIAL))
+  with gpu_program.seen() if gpu else contextlib.nullcontext():
+    return trace(weights, jax.ShapeDtypeStruct((batch,), jnp.int32), key).jaxpr
 
 
 def _equations(jaxpr):
   for equation in jaxpr.eqns:
     yield equation
+    if equation.primitive.name == 'pallas_call':
+      continue  # What is inside is in registers.
     for inner in jaxprs_in_params(equation.params):
       yield from _equations(inner)
 
@@ -76,6 +82,20 @@ def test_stored_weights_are_not_rounded_again_in_every_step():
   assert _rounded_kernels(_traced(2)) == {'float32'}
   assert not _rounded_kernels(_traced(2, ''))
   assert _rounded_kernels(_traced(2, 'int8')) == {'int8'}
+
+
+def test_a_gpu_reads_weights_where_they_lie_and_logits_once():
+  program = _traced(1, 'int8', gpu=True)
+  assert not _rounded_kernels(program)
+  calls = [
+    equation.params['name']
+    for equation in _equations(program)
+    if equation.primitive.name == 'pallas_call'
+  ]
+  scales, products_of_a_block = 10, 4
+  assert calls.count('filter_rows') == scales
+  # Beside the blocks, the classifier of each scale, and one of all AdaLN.
+  assert calls.count('few_rows') == scales * (products_of_a_block + 1) + 1
 
 
 def test_no_step_copies_the_cache_of_all_layers():

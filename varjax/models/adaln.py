@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from varjax.models import dense, norm
+from varjax.models import dense, norm, product
 from varjax.spec import ModelSpec
 
 CHUNKS = 6
@@ -55,8 +55,13 @@ class BlockModulation(nn.Module):
         ),
         (depth, CHUNKS, width),
       )
-      kernel = _gathered(kernel.astype(dtype), ('condition', 'adaln'))
-      shared = hidden @ kernel + bias.astype(dtype)[None]
+      if product.stored(kernel):
+        shared = product.product(hidden, kernel, dtype)
+      else:
+        shared = hidden @ _gathered(
+          kernel.astype(dtype), ('condition', 'adaln')
+        )
+      shared = shared + bias.astype(dtype)[None]
       shared = shared.reshape(-1, CHUNKS, width)
       return _whole(shared[None] + table.astype(dtype)[:, None])
     own_init = nn.with_logical_partitioning(
@@ -66,12 +71,16 @@ class BlockModulation(nn.Module):
     bias = self.param(
       'bias', dense.zeros(('layers', 'adaln')), (depth, features)
     )
-    kernel = _gathered(kernel.astype(dtype), ('layers', 'condition', 'adaln'))
-    # One product a layer: of a single one XLA writes the images last, and
-    # turns the hidden states of all blocks to match.
-    own = jnp.einsum(
-      'lbd,ldf->lbf', jnp.broadcast_to(hidden, (depth, *hidden.shape)), kernel
-    )
+    if product.stored(kernel):
+      own = product.of_layers(hidden, kernel, dtype).swapaxes(0, 1)
+    else:
+      axes = ('layers', 'condition', 'adaln')
+      kernel = _gathered(kernel.astype(dtype), axes)
+      # One product a layer: of a single one XLA writes the images last, and
+      # turns the hidden states of all blocks to match.
+      own = jnp.einsum(
+        'lbd,ldf->lbf', jnp.broadcast_to(hidden, (depth, *hidden.shape)), kernel
+      )
     own = own + bias.astype(dtype)[:, None]
     return _whole(own.reshape(depth, -1, CHUNKS, width))
 

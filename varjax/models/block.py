@@ -22,6 +22,7 @@ from varjax.models import (
   fp8,
   maps,
   norm,
+  product,
   remat,
   rotary,
 )
@@ -227,6 +228,8 @@ class _FusedProjection(nn.Module):
     init = dense.normal(self.std, ('embed', None, self.axis))
     shape = (x.shape[-1], self.parts, self.width)
     kernel = self.param('kernel', init, shape)
+    if product.stored(kernel):
+      return product.product(x, kernel, self.dtype)
     if self.products == 'fp8':
       return fp8.product(x, kernel)
     return jnp.einsum('bld,dcf->blcf', x, kernel.astype(self.dtype))
@@ -252,7 +255,9 @@ class _HeadProjection(nn.Module):
     init = dense.normal(self.std, ('heads', 'embed'))
     kernel = self.param('kernel', init, (rows, self.width))
     split = *x.shape[-2:], self.width
-    if self.products == 'fp8':
+    if product.stored(kernel):
+      out = product.product(x.reshape(*x.shape[:-2], rows), kernel, self.dtype)
+    elif self.products == 'fp8':
       out = fp8.product(x, kernel.reshape(split), axes=2)
     else:
       kernel = kernel.astype(self.dtype).reshape(split)

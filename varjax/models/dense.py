@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from varjax.models import fp8
-from varjax.models.quantised import Quantised
+from varjax.models import fp8, product
 
 
 def normal(std: float, axes: tuple[str | None, ...]):
@@ -48,7 +47,7 @@ def dense(
     features,
     use_bias=use_bias,
     dtype=dtype,
-    dot_general=fp8.dot_general if in_float8 else None,
+    dot_general=fp8.dot_general if in_float8 else _dot_general,
     promote_dtype=_all_but_the_kernel if in_float8 else _promote,
     kernel_init=normal(std, axes),
     bias_init=zeros((axes[1],)),
@@ -56,9 +55,9 @@ def dense(
 
 
 def _promote(inputs, kernel, bias, *, dtype, inexact=True):
-  """Flax's own, but for a kernel of int8, which it does not know."""
-  if isinstance(kernel, Quantised):
-    kernel = kernel.astype(dtype)
+  """Flax's own, but for a sampler's kernels, which it does not know."""
+  if product.stored(kernel):
+    return _all_but_the_kernel(inputs, kernel, bias, dtype=dtype)
   return promote_dtype(inputs, kernel, bias, dtype=dtype, inexact=inexact)
 
 
@@ -66,6 +65,13 @@ def _all_but_the_kernel(inputs, kernel, bias, *, dtype, inexact=True):
   """Leaves the kernel to the product, which rounds it to float8."""
   inputs, bias = promote_dtype(inputs, bias, dtype=dtype, inexact=inexact)
   return inputs, kernel, bias
+
+
+def _dot_general(inputs, kernel, axes, precision=None):
+  """JAX's own, but for a sampler's kernels."""
+  if product.stored(kernel):
+    return product.product(inputs, kernel, inputs.dtype)
+  return jax.lax.dot_general(inputs, kernel, axes, precision=precision)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

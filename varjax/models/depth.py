@@ -14,6 +14,7 @@ transformer, with a plain LayerNorm where those have AdaLN.
 
 from __future__ import annotations
 
+import functools
 import math
 
 from flax import linen as nn
@@ -21,7 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 import numpy as np
 
-from varjax.models import dense
+from varjax.models import dense, in_place, product
 from varjax.models.adaln import init_std
 from varjax.models.block import KeyValue
 from varjax.models.cache import Cache
@@ -82,14 +83,17 @@ class DepthTransformer(nn.Module):
       Hidden states that predict the code, and the cache with this one.
     """
     row = hidden if total is None else self.word(total.astype(jnp.float32))
-    out, new = self._run(row[:, :, None], cache)
+    out, new = self._run(row[:, :, None], cache, step=True)
     if cache is None:
       return out, new
     joined = [jnp.concatenate(pair, 2) for pair in zip(cache, new, strict=True)]
     return out, (joined[0], joined[1])
 
   def _run(
-    self, rows: Float[Array, 'B L R D'], cache: KeyValue | None
+    self,
+    rows: Float[Array, 'B L R D'],
+    cache: KeyValue | None,
+    step: bool = False,
   ) -> tuple[Float[Array, 'B LR D'], KeyValue]:
     batch, length, count, width = rows.shape
     first = 0 if cache is None else cache[0].shape[2]
@@ -99,7 +103,9 @@ class DepthTransformer(nn.Module):
     # One row against a cache sees all of it; rows together are causal.
     causal = (1,) * count if cache is None else None
     prefix = None if cache is None else Cache(*cache)
-    x, new = self.blocks(
-      x, None, rates, prefix, None, causal, False, True, None, None
-    )
+    run = self.blocks
+    if step and product.fits(x):
+      weights = self.variables['params']['blocks']
+      run = functools.partial(in_place.run, depth_spec(self.spec), weights)
+    x, new = run(x, None, rates, prefix, None, causal, False, True, None, None)
     return x.reshape(batch, length * count, width), new

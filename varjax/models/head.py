@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from varjax.models import dense, norm
+from varjax.models import dense, norm, product
 from varjax.models.adaln import init_std, split_input
 from varjax.models.block import KeyValue
 from varjax.models.depth import DepthTransformer
@@ -126,7 +126,9 @@ class _Classifier(nn.Module):
     shape = (x.shape[-1], self.features)
     init = dense.normal(self.std, ('embed', 'vocab'))
     kernel = self.param('kernel', init, shape)
-    if jnp.dtype(self.dtype) == jnp.float32:
+    if product.stored(kernel):
+      logits = product.product(x.astype(self.dtype), kernel, 'float32')
+    elif jnp.dtype(self.dtype) == jnp.float32:
       logits = x @ kernel.astype(jnp.float32)
     else:
       logits = dense.matmul_float32(x, kernel, self.dtype)

@@ -53,6 +53,12 @@ def run(
   )(*arguments)
 
 
+def alone() -> bool:
+  """Whether each device has all that a kernel is given, mesh or no mesh."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return bool(mesh.empty or mesh.manual_axes) or mesh.size == 1
+
+
 def divides(shape: tuple[int, ...], axes: Axes) -> bool:
   """Whether an array can be cut over the mesh in use."""
   mesh = jax.sharding.get_abstract_mesh()

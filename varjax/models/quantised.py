@@ -3,9 +3,8 @@
 A weight becomes the nearest of 255 equally spaced values, q * scale with
 scale = max|w| / 127 over the inputs of each output channel (as in LLM.int8,
 arXiv 2208.07339, without its outliers): it errs by at most scale / 2. It is
-stored as int8 and turned back where a product reads it, one layer at a time,
-so that memory holds and moves a byte per weight. Arithmetic stays in the
-compute type.
+stored as int8, and multiplied as such (`product`), so that memory holds and
+moves a byte per weight. Arithmetic stays in the compute type.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ scanned and unrolled blocks: block weights have a leading 'layers' axis.
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 from flax import linen as nn
@@ -23,7 +24,7 @@ from jaxtyping import Array, Float, Int
 import numpy as np
 
 from varjax import errors
-from varjax.models import attention, rotary
+from varjax.models import attention, in_place, product, rotary
 from varjax.models.adaln import BlockModulation
 from varjax.models.block import KeyValue
 from varjax.models.cache import Cache
@@ -261,7 +262,11 @@ class Transformer(nn.Module):
     x = x.astype(spec.compute_dtype)
     x = nn.with_logical_constraint(x, ('batch', 'length', 'embed'))
     rates = np.linspace(0, spec.drop_path, spec.depth, dtype=np.float32)
-    return self.blocks(
+    run = self.blocks
+    if collect and product.fits(x):
+      weights = self.variables['params']['blocks']
+      run = functools.partial(in_place.run, spec, weights)
+    return run(
       x,
       condition.blocks,
       rates,
