@@ -162,3 +162,25 @@ def test_pieces_move_their_bytes_once():
   gather = (2 + 8) * 64 * 2  # the shard in, the whole out
   work = 2 * 16 * 4
   assert traffic.hbm_bytes(PIECES) == gather + work
+
+
+# Two kernels that fill one array, [2, 8], the first its half and the second
+# the rest, from one array that both take in two parts.
+KERNELS = """
+HloModule jit_update
+
+ENTRY %main (arg: f32[2,8]) -> f32[2,8] {
+  %arg = f32[2,8]{1,0} parameter(0)
+  %view = f32[2,8]{1,0} bitcast(%arg)
+  %one = (f32[2,8]{1,0}, f32[4]{0}) custom-call(%arg, %view), custom_call_target="__gpu$xla.gpu.triton", api_version=1
+  %half = f32[2,8]{1,0} get-tuple-element(%one), index=0
+  %sums = f32[4]{0} get-tuple-element(%one), index=1
+  ROOT %two = f32[2,8]{1,0} custom-call(%arg, %arg, %sums, /*index=3*/%half), custom_call_target="__gpu$xla.gpu.triton", output_to_operand_aliasing={{}: (3, {})}, api_version=1
+}
+"""  # noqa: E501
+
+
+def test_kernels_that_share_an_array_write_it_once():
+  one, two = traffic.moves(KERNELS)
+  assert one.bytes == 64 + 16
+  assert two.bytes == 64 + 16 + 64

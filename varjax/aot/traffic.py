@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 import dataclasses
+import re
 
 from varjax import collectives, hlo
 
@@ -24,6 +25,8 @@ _FREE = frozenset(
   }
 )  # fmt: skip
 _SLICES = ('dynamic-slice', 'slice', 'gather')
+_TRITON = 'custom_call_target="__gpu$xla.gpu.triton"'  # A Pallas kernel.
+_ALIASED = re.compile(r'\{(\d*)\}: \((\d+), \{\}\)')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +126,60 @@ def _moved(
     results = _written(line, inner)
   elif line.opcode == 'custom-call' and 'AllocateBuffer' in line.rest:
     return 0.0
+  elif line.opcode == 'custom-call' and _TRITON in line.rest:
+    return _moved_by_kernel(line, scope, operands)
   return sum(operands) + results
+
+
+def _moved_by_kernel(
+  line: hlo.Instruction, scope: _Scope, operands: list[int]
+) -> float:
+  """Bytes of a kernel of ours.
+
+  It may be handed one array several times, for each of its parts. And one
+  array may be the result of several kernels, in the same memory: each fills
+  in its parts, and what the others did is not read. The last one counts.
+  """
+  continued = {place for _, place in _aliases(line)}
+  read = {
+    source.name if (source := scope.source(name)) else name: size
+    for place, (name, size) in enumerate(
+      zip(line.operands, operands, strict=True)
+    )
+    if place not in continued
+  }
+  written = [
+    array.bytes
+    for index, array in enumerate(line.arrays)
+    if array.space == 0 and not _is_continued(line, index, scope)
+  ]
+  return sum(read.values()) + sum(written)
+
+
+def _aliases(line: hlo.Instruction) -> list[tuple[int, int]]:
+  """(result, operand) that share their memory."""
+  text = line.rest.partition('output_to_operand_aliasing=')[2]
+  found = _ALIASED.findall(text.partition('=')[0])
+  return [(int(result or 0), int(place)) for result, place in found]
+
+
+def _is_continued(line: hlo.Instruction, index: int, scope: _Scope) -> bool:
+  """Whether another kernel of ours goes on writing a result."""
+  names = [line.name]
+  if len(line.arrays) > 1:
+    names = [
+      user.name
+      for user in scope.users(line.name)
+      if user.opcode == 'get-tuple-element' and f'index={index}' in user.rest
+    ]
+  return any(
+    source is not None and source.name == name
+    for name in names
+    for user in scope.users(name)
+    if _TRITON in user.rest
+    for _, place in _aliases(user)
+    for source in [scope.source(user.operands[place])]
+  )
 
 
 def _started(line: hlo.Instruction, operands: list[int]) -> float:
