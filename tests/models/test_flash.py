@@ -51,6 +51,13 @@ def _kernel(blocks, scale, q, k, v, head_scale=None):
   )  # fmt: skip
 
 
+def _packed(blocks, scale, q, k, v, head_scale=None):
+  return block_causal.attend_packed(
+    jnp.stack([q, k, v], axis=2), scale=scale, blocks=blocks,
+    unit_scale=head_scale, interpret=True, tiles=SMALL,
+  )  # fmt: skip
+
+
 def _with_gradients(function, weights, *arguments):
   """Outputs and the gradients of a weighted sum of them."""
 
@@ -123,6 +130,22 @@ def test_equals_the_reference_with_gradients(blocks, cosine, dtype):
     _assert_no_worse(found, usual, exact)
 
 
+@pytest.mark.parametrize('cosine', [False, True])
+def test_one_array_of_all_three_is_as_good_as_three(cosine):
+  dtype = jnp.bfloat16 if cosine else jnp.float32
+  *qkv, weights = _arrays(46, dtype=dtype)
+  if cosine:
+    qkv.append(HEAD_SCALE)
+  found, expected = (
+    _with_gradients(
+      functools.partial(function, (1, 4, 16, 25), 1.0), weights, *qkv
+    )
+    for function in (_packed, _kernel)
+  )
+  for one, other in zip(found, expected, strict=True):
+    np.testing.assert_array_equal(one, other)
+
+
 def test_without_blocks_keys_may_be_more_than_queries():
   *qkv, weights = _arrays(19, 50)
   found, expected = (
@@ -179,11 +202,12 @@ def test_a_mesh_changes_nothing():
     functools.partial(_reference, blocks, 1.0), weights, *qkv, HEAD_SCALE
   )
   mesh = sharding.make_mesh(MeshSpec(1, 2, 2), jax.devices()[:4])
-  with sharding.use_mesh(mesh):
-    found = _with_gradients(
-      functools.partial(_kernel, blocks, 1.0), weights, *qkv, HEAD_SCALE
-    )
-  _assert_close(found, expected)
+  for function in (_kernel, _packed):
+    with sharding.use_mesh(mesh):
+      found = _with_gradients(
+        functools.partial(function, blocks, 1.0), weights, *qkv, HEAD_SCALE
+      )
+    _assert_close(found, expected)
 
 
 def test_what_does_not_divide_is_refused_or_left_to_others():

@@ -12,16 +12,19 @@ BLOCKS = tuple(n * n for n in (1, 2, 3, 4, 5, 6, 8, 10, 13, 16))
 
 @pytest.mark.parametrize('cosine', [False, True])
 @pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float32])
-def test_official_size_lowers_with_gradients(cosine, dtype):
+@pytest.mark.parametrize('packed', [False, True])
+def test_official_size_lowers_with_gradients(packed, cosine, dtype):
   x = jax.ShapeDtypeStruct((8, 680, 16, 64), dtype)
   scale = jax.ShapeDtypeStruct((16,), jnp.float32)
 
   def program(q, k, v, head_scale, grad):
     def attend(q, k, v, head_scale):
-      return block_causal.attend(
-        q, k, v, scale=0.125, blocks=BLOCKS,
-        unit_scale=head_scale if cosine else None,
-      )  # fmt: skip
+      rule = {'scale': 0.125, 'blocks': BLOCKS}
+      if cosine:
+        rule['unit_scale'] = head_scale
+      if packed:
+        return block_causal.attend_packed(jnp.stack([q, k, v], 2), **rule)
+      return block_causal.attend(q, k, v, **rule)
 
     out, pull = jax.vjp(attend, q, k, v, head_scale)
     return out, pull(grad)

@@ -51,13 +51,13 @@ def gpu_mesh():
 
 def test_loss_and_gradients_are_those_of_the_reference(monkeypatch):
   kernels = []
-  attend = block_causal.attend
+  attend = block_causal.attend_packed
 
   def counted(*arguments, **options):
     kernels.append(options['unit_scale'] is not None)
     return attend(*arguments, **options)
 
-  monkeypatch.setattr(block_causal, 'attend', counted)
+  monkeypatch.setattr(block_causal, 'attend_packed', counted)
   rng = np.random.default_rng(0)
   inputs = jnp.asarray(rng.normal(0, 1, (2, 13, 4)), jnp.float32)
   labels = jnp.arange(2)

@@ -57,6 +57,7 @@ def attend(
   steps: Int[Array, '#B L'] | None = None,
   backend: str = 'auto',
   cosine: Cosine | None = None,
+  packed: Float[Array, 'B L 3 N A'] | None = None,
 ) -> Float[Array, 'B L N A']:
   """Attention under the step rule.
 
@@ -69,6 +70,8 @@ def attend(
     backend: key of `BACKENDS`, or 'auto' for the platform's choice.
     cosine: what q and k were normalised from, if they were; the flash back
       end reads it instead of them.
+    packed: what q, k and v, or those of `cosine`, are the parts of, if they
+      are; the flash back end reads it instead, and copies nothing.
 
   Returns:
     The attended values, in the type of v.
@@ -80,16 +83,14 @@ def attend(
     blocks = None  # One block sees all of itself.
   static = blocks is not None and flash_fits(q)
   name = choose(backend, q.dtype, static)
-  if name == 'flash' and cosine is not None and steps is None and static:
-    return flash_kernel.attend(
-      cosine.q,
-      cosine.k,
-      v,
-      scale=1.0,
-      blocks=blocks,
-      unit_scale=cosine.scale,
-      interpret=not on_gpu(),
-    )
+  if name == 'flash' and steps is None and static:
+    scale, unit_scale = (scale, None) if cosine is None else (1.0, cosine.scale)
+    rule = {'scale': scale, 'unit_scale': unit_scale, 'blocks': blocks}
+    if packed is not None:
+      return flash_kernel.attend_packed(packed, **rule, interpret=not on_gpu())
+    if cosine is not None:
+      q, k = cosine.q, cosine.k
+    return flash_kernel.attend(q, k, v, **rule, interpret=not on_gpu())
   return BACKENDS[name](q, k, v, scale, blocks, steps)
 
 

@@ -22,6 +22,7 @@ from varjax.models import (
   fp8,
   maps,
   norm,
+  placement,
   product,
   remat,
   rotary,
@@ -131,24 +132,19 @@ class SelfAttention(nn.Module):
     qkv = _FusedProjection(3, width, 'heads', std, dtype, products, name='qkv')(
       x
     )
-    q, k, v = (qkv[:, :, i] for i in range(3))
     if spec.bias:
       q_bias = self.param('q_bias', dense.zeros(('heads',)), (width,))
       v_bias = self.param('v_bias', dense.zeros(('heads',)), (width,))
-      q = q + q_bias.astype(dtype)[None, None]
-      v = v + v_bias.astype(dtype)[None, None]
+      qkv = _add_biases(qkv, q_bias, v_bias)
     cosine = None
-    split = (*x.shape[:2], heads, width // heads)
+    qkv = nn.with_logical_constraint(
+      qkv.reshape(*x.shape[:2], 3, heads, width // heads),
+      ('batch', 'length', None, 'heads', None),
+    )
+    # Back ends that take the three in one drop these copies, and their names.
     q, k, v = (
-      remat.name(
-        nn.with_logical_constraint(
-          t.reshape(split), ('batch', 'length', 'heads', None)
-        ),
-        label,
-      )
-      for t, label in zip(
-        (q, k, v), (remat.QUERY, remat.KEY, remat.VALUE), strict=True
-      )
+      remat.name(qkv[:, :, part], label)
+      for part, label in enumerate((remat.QUERY, remat.KEY, remat.VALUE))
     )
     if spec.l2_norm:
       init = nn.initializers.constant(math.log(4))
@@ -182,6 +178,7 @@ class SelfAttention(nn.Module):
         steps=steps,
         backend=spec.attention,
         cosine=cosine,
+        packed=qkv if prefix is None and turns is None else None,
       )
     else:
       out = attend_cached(q, keys, values, scale, visible)
@@ -200,6 +197,40 @@ class SelfAttention(nn.Module):
   ) -> tuple[jax.Array, jax.Array]:
     scale = head_scale[None, None, :, None]
     return norm.unit(q, scale), norm.unit(k, jnp.ones((1, 1, 1, 1)))
+
+
+@jax.custom_vjp
+def _add_biases(
+  qkv: Float[Array, 'B L 3 F'],
+  q_bias: Float[Array, 'F'],
+  v_bias: Float[Array, 'F'],
+) -> Float[Array, 'B L 3 F']:
+  """Adds the biases of queries and values to what one product leaves."""
+  return _add_biases_fwd(qkv, q_bias, v_bias)[0]
+
+
+def _add_biases_fwd(qkv, q_bias, v_bias):
+  biases = jnp.stack([q_bias, jnp.zeros_like(q_bias), v_bias])
+  biases = biases.astype(qkv.dtype)
+  if placement.is_whole('heads'):
+    # As cuBLAS adds it: along one axis, at the end of the product.
+    flat = qkv.reshape(*qkv.shape[:2], biases.size)
+    out = flat + biases.reshape(-1)[None, None]
+    return out.reshape(qkv.shape), None
+  return qkv + biases[None, None], None
+
+
+def _add_biases_bwd(_, grad):
+  # Images apart and in float32: one kernel sums both, and no part that has
+  # no bias.
+  sums = [jnp.sum(grad[:, :, i].astype(jnp.float32), axis=1) for i in (0, 2)]
+  q_sum, v_sum = (
+    jnp.sum(x, axis=0) for x in jax.lax.optimization_barrier(sums)
+  )
+  return grad, q_sum, v_sum
+
+
+_add_biases.defvjp(_add_biases_fwd, _add_biases_bwd)
 
 
 def _head_scale(log_scale: Float[Array, 'N']) -> Float[Array, 'N']:

@@ -25,14 +25,16 @@ def run(
   axes: Sequence[Axes],
   *,
   name: str,
+  result: Axes | None = None,
 ) -> jax.Array:
   """`kernel(*arguments)`, on every device's share.
 
   Args:
-    kernel: its result has the axes of its first argument.
+    kernel: what is run on the arrays of one device.
     arguments: arrays.
     axes: of each argument.
     name: of the back end, for errors.
+    result: axes of what it returns; those of its first argument by default.
 
   Raises:
     ConfigError: heads or images that do not divide over the mesh in use.
@@ -44,12 +46,12 @@ def run(
   uneven = _uneven(mesh, arguments[0].shape, axes[0])
   if uneven:
     raise errors.ConfigError(f'{name} attention: {uneven}')
-  specs = tuple(
+  *specs, out = (
     PartitionSpec(*(sharding.RULES[axis] if axis else None for axis in names))
-    for names in axes
+    for names in (*axes, result or axes[0])
   )
   return jax.shard_map(
-    kernel, in_specs=specs, out_specs=specs[0], check_vma=False
+    kernel, in_specs=tuple(specs), out_specs=out, check_vma=False
   )(*arguments)
 
 
@@ -57,6 +59,14 @@ def alone() -> bool:
   """Whether each device has all that a kernel is given, mesh or no mesh."""
   mesh = jax.sharding.get_abstract_mesh()
   return bool(mesh.empty or mesh.manual_axes) or mesh.size == 1
+
+
+def is_whole(axis: str) -> bool:
+  """Whether no device holds only a part of an axis of this name."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.manual_axes:
+    return True
+  return _parts(mesh, axis)[1] == 1
 
 
 def divides(shape: tuple[int, ...], axes: Axes) -> bool:
@@ -68,12 +78,17 @@ def divides(shape: tuple[int, ...], axes: Axes) -> bool:
 def _uneven(mesh, shape: tuple[int, ...], axes: Axes) -> str:
   """What does not divide, in words; '' if everything does."""
   for size, axis in zip(shape, axes, strict=True):
-    rule = sharding.RULES[axis] if axis else None
-    names = (rule,) if isinstance(rule, str) else rule or ()
-    parts = math.prod(mesh.shape[name] for name in names)
+    names, parts = _parts(mesh, axis)
     if axis and size % parts:
       return (
         f'{_KEYS[axis]}={size} must be a multiple of '
         f'mesh.{" * mesh.".join(names)} = {parts}'
       )
   return ''
+
+
+def _parts(mesh, axis: str | None) -> tuple[tuple[str, ...], int]:
+  """Axes of the mesh that a logical axis is cut over; how many parts."""
+  rule = sharding.RULES[axis] if axis else None
+  names = (rule,) if isinstance(rule, str) else rule or ()
+  return names, math.prod(mesh.shape[name] for name in names)

@@ -46,22 +46,23 @@ def queries(
     grad: of `out`, [B, L, N, A].
 
   Returns:
-    dq like q; delta float32 [B, N, L]; under cosine attention also the
-    gradient of `head_scale` by row, float32 [B, N, L].
+    dq like q, other parts than that of the queries undefined; delta float32
+    [B, N, L]; under cosine attention also the gradient of `head_scale` by
+    row, float32 [B, N, L].
   """
-  batch, length, heads, head_size = q.shape
+  batch, length, *_, heads, head_size = q.shape
   rows, numbers = views.head(length, head_size), views.row_numbers(length)
-  keys = views.head(k.shape[1], head_size)
+  parts = views.parts(q, k, v)
   unit = views.cosine(inverses, head_scale)
   vector = jax.ShapeDtypeStruct((batch, heads, length), jnp.float32)
   return launch(
     functools.partial(_queries, cosine=bool(unit), scale=scale, tile=tile),
     (pl.cdiv(length, tile.queries), heads, batch),
     [
-      (q, rows), (k, keys), (v, keys), (out, rows), (log, numbers),
+      *zip((q, k, v), parts, strict=True), (out, rows), (log, numbers),
       (grad, rows), (limits, views.shared(length)), *unit,
     ],
-    [(like(q), rows), *[(vector, numbers)] * (2 if unit else 1)],
+    [(like(q), parts[0]), *[(vector, numbers)] * (2 if unit else 1)],
     tile=tile,
     interpret=interpret,
     name='flash_dq',
@@ -78,6 +79,7 @@ def keys_and_values(
   firsts: jax.Array,
   inverses: tuple[jax.Array, jax.Array] | None,
   head_scale: jax.Array | None,
+  dqkv: jax.Array | None = None,
   *,
   scale: float,
   tile: Tile,
@@ -88,30 +90,41 @@ def keys_and_values(
   Args:
     delta: from `queries`.
     firsts: int32 [M], the first query that sees each key.
+    dqkv: what `queries` returned, where q, k and v are one array.
 
   Returns:
-    dk, dv like k, v.
+    dk, dv like k, v; or `dqkv` with these parts, in the same memory.
   """
-  batch, length, heads, head_size = q.shape
+  batch, length, *_, heads, head_size = q.shape
   count = k.shape[1]
   rows, numbers = views.head(length, head_size), views.row_numbers(length)
-  keys = views.head(count, head_size)
-  unit = views.cosine(inverses, head_scale)
+  parts = views.parts(q, k, v)
+  inputs = [
+    *zip((q, k, v), parts, strict=True), (log, numbers), (delta, numbers),
+    (grad, rows), (firsts, views.shared(count)),
+    *(unit := views.cosine(inverses, head_scale)),
+  ]  # fmt: skip
+  outputs, aliases = [(like(k), parts[1]), (like(v), parts[2])], {}
+  if dqkv is not None:
+    outputs, aliases = [(like(dqkv), views.all_parts(dqkv))], {len(inputs): 0}
+    inputs.append((dqkv, views.all_parts(dqkv)))
   kernel = functools.partial(
-    _keys_and_values, cosine=bool(unit), scale=scale, tile=tile
+    _keys_and_values,
+    cosine=bool(unit),
+    packed=dqkv is not None,
+    scale=scale,
+    tile=tile,
   )
   return launch(
     kernel,
     (pl.cdiv(count, tile.keys), heads, batch),
-    [
-      (q, rows), (k, keys), (v, keys), (log, numbers), (delta, numbers),
-      (grad, rows), (firsts, views.shared(count)), *unit,
-    ],
-    [(like(k), keys), (like(v), keys)],
+    inputs,
+    outputs,
     tile=tile,
     interpret=interpret,
     name='flash_dkv',
-  )  # fmt: skip
+    aliases=aliases,
+  )
 
 
 def _queries(
@@ -173,9 +186,14 @@ def _queries(
 
 def _keys_and_values(
   q_ref, k_ref, v_ref, log_ref, delta_ref, grad_ref, firsts_ref, *refs,
-  cosine, scale, tile,
+  cosine, packed, scale, tile,
 ):  # fmt: skip
-  *unit_refs, dk_ref, dv_ref = refs
+  if packed:
+    *unit_refs, _, out_ref = refs
+    places = (out_ref, 1), (out_ref, 2)
+  else:
+    *unit_refs, dk_ref, dv_ref = refs
+    places = (dk_ref, None), (dv_ref, None)
   if cosine:
     inverse_ref, column_ref, scale_ref = unit_refs
   length, head_size = q_ref.shape
@@ -232,8 +250,8 @@ def _keys_and_values(
     dk = _across(dk, unit, jnp.sum(unit * dk, axis=1), column)
   else:
     dk *= scale
-  softmax.store_rows(dk_ref, begin, end, dk)
-  softmax.store_rows(dv_ref, begin, end, dv)
+  for (ref, part), value in zip(places, (dk, dv), strict=True):
+    softmax.store_rows(ref, begin, end, value, part)
 
 
 def _across(grad, unit, along, inverse) -> jax.Array:

@@ -20,6 +20,7 @@ from varjax.models import placement, remat
 from varjax.models.flash import tiles as tiling
 
 AXES = ('batch', None, 'heads', None)
+_PACKED_AXES = ('batch', None, None, 'heads', None)
 _TINY_SQUARED = 1e-24  # As `norm.unit`: (1e-12)**2.
 
 
@@ -67,33 +68,75 @@ def attend(
   Raises:
     ConfigError: heads or images that do not divide over the mesh in use.
   """
-  tiles = tiles or tiling.choose(q.shape[-1], q.dtype.itemsize)
-  lengths = q.shape[1], k.shape[1]
+  return _placed((q, k, v), scale, blocks, unit_scale, interpret, tiles)
+
+
+def attend_packed(
+  qkv: Float[Array, 'B L 3 N A'],
+  *,
+  scale: float,
+  blocks: tiling.Blocks | None,
+  unit_scale: Float[Array, 'N'] | None = None,
+  interpret: bool = False,
+  tiles: tiling.Tiles | None = None,
+) -> Float[Array, 'B L N A']:
+  """`attend` to queries, keys and values as one product leaves them.
+
+  None of the three is copied out of `qkv`, nor their gradients into one
+  array. `qkv` is named `remat.ATTENTION` as well. Other arguments and errors
+  as of `attend`.
+  """
+  return _placed((qkv,), scale, blocks, unit_scale, interpret, tiles)
+
+
+def _placed(
+  inputs: tuple[jax.Array, ...],
+  scale: float,
+  blocks: tiling.Blocks | None,
+  unit_scale: jax.Array | None,
+  interpret: bool,
+  tiles: tiling.Tiles | None,
+) -> jax.Array:
+  first, last = inputs[0], inputs[-1]
+  tiles = tiles or tiling.choose(first.shape[-1], first.dtype.itemsize)
   tiles = tiling.Tiles(
-    *(tiling.fit(t, *lengths) for t in (tiles.forward, tiles.dq, tiles.dkv))
+    *(
+      tiling.fit(tile, first.shape[1], last.shape[1])
+      for tile in (tiles.forward, tiles.dq, tiles.dkv)
+    )
   )
-  local = functools.partial(_attend, _Static(blocks, scale, tiles, interpret))
-  arguments, axes = [q, k, v], [AXES] * 3
+  static, count = _Static(blocks, scale, tiles, interpret), len(inputs)
+  arguments = [*inputs]
+  axes = [AXES if x.ndim == 4 else _PACKED_AXES for x in inputs]
   if unit_scale is not None:
     arguments.append(unit_scale.astype(jnp.float32))
     axes.append(('heads',))
-  return placement.run(local, arguments, axes, name='flash')
+
+  def local(*arrays: jax.Array) -> jax.Array:
+    return _attend(static, arrays[:count], *arrays[count:])
+
+  return placement.run(local, arguments, axes, name='flash', result=AXES)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(static: _Static, q, k, v, unit_scale=None) -> jax.Array:
-  """The kernels on the arrays of one device."""
-  return _forward(static, q, k, v, unit_scale)[0]
+def _attend(
+  static: _Static, inputs: tuple[jax.Array, ...], unit_scale=None
+) -> jax.Array:
+  """The kernels on the arrays of one device: q, k and v, or all in one."""
+  return _forward(static, inputs, unit_scale)[0]
 
 
-def _forward(static: _Static, q, k, v, unit_scale=None):
+def _forward(static: _Static, inputs, unit_scale=None):
   # Not at the top: models must load where Pallas does not.
   from varjax.models.flash import forward
 
+  if len(inputs) == 1:
+    inputs = (remat.name(inputs[0], remat.ATTENTION),)
+  q, k, v = _three(inputs)
   limits = tiling.limits(static.blocks, q.shape[1], k.shape[1])
   inverses = None
   if unit_scale is not None:
-    inverses = _inverse_lengths(q), _inverse_lengths(k)
+    inverses = _inverse_lengths(q, 0), _inverse_lengths(k, 1)
   out, log = forward.forward(
     q, k, v, jnp.asarray(limits), inverses, unit_scale,
     scale=static.scale, tile=static.tiles.forward, interpret=static.interpret,
@@ -101,32 +144,41 @@ def _forward(static: _Static, q, k, v, unit_scale=None):
   inverses, out, log = jax.tree.map(
     lambda x: remat.name(x, remat.ATTENTION), (inverses, out, log)
   )
-  return out, (q, k, v, unit_scale, inverses, out, log)
+  return out, (inputs, unit_scale, inverses, out, log)
 
 
 def _backward(static: _Static, kept, grad: jax.Array):
   from varjax.models.flash import backward
 
-  q, k, v, unit_scale, inverses, out, log = kept
+  inputs, unit_scale, inverses, out, log = kept
+  q, k, v = _three(inputs)
   limits = tiling.limits(static.blocks, q.shape[1], k.shape[1])
   firsts = tiling.firsts(static.blocks, k.shape[1])
   dq, delta, *by_row = backward.queries(
     q, k, v, out, log, grad, jnp.asarray(limits), inverses, unit_scale,
     scale=static.scale, tile=static.tiles.dq, interpret=static.interpret,
   )  # fmt: skip
-  dk, dv = backward.keys_and_values(
+  packed = len(inputs) == 1
+  others = backward.keys_and_values(
     q, k, v, log, delta, grad, jnp.asarray(firsts), inverses, unit_scale,
-    scale=static.scale, tile=static.tiles.dkv, interpret=static.interpret,
+    dq if packed else None, scale=static.scale, tile=static.tiles.dkv,
+    interpret=static.interpret,
   )  # fmt: skip
   dscale = jnp.sum(by_row[0], axis=(0, 2)) if by_row else None
-  return dq, dk, dv, dscale
+  return others if packed else (dq, *others), dscale
 
 
 _attend.defvjp(_forward, _backward)
 
 
-def _inverse_lengths(x: Float[Array, 'B L N A']) -> Float[Array, 'B N L']:
-  """1 / max(|x|, 1e-12)."""
+def _three(inputs: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+  """What the kernels take as queries, keys and values."""
+  return inputs if len(inputs) == 3 else inputs * 3
+
+
+def _inverse_lengths(x: jax.Array, part: int) -> Float[Array, 'B N L']:
+  """1 / max(|x|, 1e-12) of [B, L, N, A], or of a part of [B, L, 3, N, A]."""
+  x = x if x.ndim == 4 else x[:, :, part]
   squared = jnp.sum(jnp.square(x.astype(jnp.float32)), axis=-1)
   inverse = jax.lax.rsqrt(jnp.maximum(squared, _TINY_SQUARED))
   return inverse.swapaxes(1, 2)

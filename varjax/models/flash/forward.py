@@ -29,7 +29,8 @@ def forward(
   """Attends on one device.
 
   Args:
-    q: [B, L, N, A]; k, v: [B, M, N, A].
+    q: [B, L, N, A]; k, v: [B, M, N, A]. Or each of them the array of all
+      three, [B, L, 3, N, A].
     limits: int32 [L], how many keys each query sees.
     inverses: of cosine attention, 1 / |q| as float32 [B, N, L] and 1 / |k|
       as [B, N, M].
@@ -41,16 +42,16 @@ def forward(
   Returns:
     The attended values in the type of v, and float32 [B, N, L].
   """
-  batch, length, heads, head_size = q.shape
+  batch, length, *_, heads, head_size = q.shape
   rows, numbers = views.head(length, head_size), views.row_numbers(length)
-  keys = views.head(k.shape[1], head_size)
+  qkv = zip((q, k, v), views.parts(q, k, v), strict=True)
   unit = views.cosine(inverses, head_scale)
   return launch(
     functools.partial(_kernel, cosine=bool(unit), scale=scale, tile=tile),
     (pl.cdiv(length, tile.queries), heads, batch),
-    [(q, rows), (k, keys), (v, keys), (limits, views.shared(length)), *unit],
+    [*qkv, (limits, views.shared(length)), *unit],
     [
-      (jax.ShapeDtypeStruct(q.shape, v.dtype), rows),
+      (jax.ShapeDtypeStruct((batch, length, heads, head_size), v.dtype), rows),
       (jax.ShapeDtypeStruct((batch, heads, length), jnp.float32), numbers),
     ],
     tile=tile,

@@ -6,7 +6,7 @@ in their order are three places to get wrong; pairs are one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 from jax.experimental import pallas as pl
@@ -28,6 +28,7 @@ def launch(
   tile: Tile,
   interpret: bool,
   name: str,
+  aliases: Mapping[int, int] | None = None,
 ) -> tuple[jax.Array, ...]:
   """Runs a kernel on one device.
 
@@ -39,6 +40,7 @@ def launch(
     tile: how many threads share it, and how far ahead they load.
     interpret: run as ordinary operations.
     name: of the kernel in programs and profiles.
+    aliases: inputs whose memory an output takes over, by their places.
 
   Returns:
     The outputs, in order.
@@ -54,6 +56,7 @@ def launch(
     ),
     interpret=interpret,
     name=name,
+    input_output_aliases=dict(aliases or {}),
   )
   return tuple(call(*[array for array, _ in inputs]))
 

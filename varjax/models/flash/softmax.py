@@ -77,12 +77,16 @@ def load_rows(ref, begin, rows: int, end=None) -> jax.Array:
   return triton.load(at, mask=inside[:, None], other=0.0)
 
 
-def store_rows(ref, begin, end, value: jax.Array) -> None:
-  """Stores [rows, A] or [rows] from `begin` on, but not from `end` on."""
+def store_rows(ref, begin, end, value: jax.Array, part=None) -> None:
+  """Stores [rows, A] or [rows] from `begin` on, but not from `end` on.
+
+  With `part` the place is [rows, part, A].
+  """
   rows = value.shape[0]
   inside = begin + jnp.arange(rows) < end
   if value.ndim == 2:
-    at, inside = ref.at[pl.ds(begin, rows), :], inside[:, None]
+    between = () if part is None else (jnp.int32(part),)
+    at, inside = ref.at[(pl.ds(begin, rows), *between)], inside[:, None]
   else:
     at = ref.at[pl.ds(begin, rows)]
   triton.store(at, value.astype(ref.dtype), mask=inside)

@@ -18,6 +18,31 @@ def head(length: int, head_size: int) -> pl.BlockSpec:
   )
 
 
+def parts(*arrays: jax.Array) -> list[pl.BlockSpec]:
+  """[length, A] of queries, keys and values.
+
+  Of arrays of their own [B, length, N, A], or of all three in one, given
+  three times, [B, L, 3, N, A].
+  """
+  if arrays[0].ndim == 4:
+    return [head(x.shape[1], x.shape[3]) for x in arrays]
+  return [
+    pl.BlockSpec(
+      (None, x.shape[1], None, None, x.shape[-1]),
+      lambda *at, part=part: (at[-1], 0, part, at[-2], 0),
+    )
+    for part, x in enumerate(arrays)
+  ]
+
+
+def all_parts(x: jax.Array) -> pl.BlockSpec:
+  """[L, 3, A] of [B, L, 3, N, A]."""
+  return pl.BlockSpec(
+    (None, x.shape[1], 3, None, x.shape[-1]),
+    lambda *at: (at[-1], 0, 0, at[-2], 0),
+  )
+
+
 def row_numbers(length: int) -> pl.BlockSpec:
   """[length] of [B, N, length]."""
   return pl.BlockSpec((None, None, length), lambda *at: (at[-1], at[-2], 0))
