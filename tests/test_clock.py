@@ -13,6 +13,7 @@ def test_phases_and_restarts_add_up(monkeypatch):
     now[0] += 6
   with first.phase('data'):
     now[0] += 2
+  first.idle_s += 0.5  # the devices were busy for the rest
   state = first.state()
   now[0] += 3  # killed three seconds after the checkpoint
   second = clock.Clock()
@@ -23,7 +24,11 @@ def test_phases_and_restarts_add_up(monkeypatch):
   assert second.seconds['restart'] == pytest.approx(3 + 4)
   assert second.wall_s == pytest.approx(8 + 3 + 4)
   assert second.goodput == pytest.approx(6 / 15)
-  assert second.data_stall == pytest.approx(2 / 8)
+  assert second.data_stall == pytest.approx(0.5 / 8)
+  # A checkpoint from before idling was measured: at most all of 'data'.
+  third = clock.Clock()
+  third.restore({k: v for k, v in state.items() if k != 'idle_s'})
+  assert third.data_stall == pytest.approx(2 / 8)
 
 
 def test_a_wall_clock_that_is_set_back_changes_nothing(tmp_path, monkeypatch):

@@ -40,7 +40,7 @@ LAYERS = (
   (
     'tasks', 'pipeline', 'interop', 'features', 'losses', 'backbones',
   ),
-  ('inputs', 'warmstart', 'runs', 'evaluate', 'recording', 'scoring'),
+  ('inputs', 'feeder', 'warmstart', 'runs', 'evaluate', 'recording', 'scoring'),
   ('step',),
   ('train', 'artifacts', 'aot'),
   ('launch', 'tools', 'cli', '__main__'),

@@ -33,6 +33,7 @@ from varjax import (
   train,
 )
 from varjax.aot import abstract
+from varjax.data import pipeline
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -148,6 +149,44 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
   assert curves[0] == curves[1]
   logs = [_metrics(p) for p in (path, tmp_path)]
   assert logs[0] == logs[1]
+
+
+def test_reading_ahead_changes_no_number(world, undisturbed, tmp_path):
+  record, path = undisturbed
+  run = tiny.var_run(*world, data_prefetch=0)
+  again = run_to_end(run, tmp_path)
+  assert again.run_id == record.run_id
+  assert again.val_loss_nats_per_token == record.val_loss_nats_per_token
+  assert _metrics(tmp_path) == _metrics(path)
+
+
+def test_late_data_are_in_every_record(world, tmp_path, monkeypatch):
+  """Of both stages; a source that waits until the devices are idle."""
+  read = pipeline.TrainBatches.__next__
+  window, made = train.Window, []
+
+  def remember(self):
+    made.append(self)
+    return window_init(self)
+
+  def late(self):
+    while made and made[-1].is_running():
+      time.sleep(0.001)
+    time.sleep(0.05)
+    return read(self)
+
+  window_init = window.__init__
+  monkeypatch.setattr(window, '__init__', remember)
+  monkeypatch.setattr(pipeline.TrainBatches, '__next__', late)
+  for number, run in enumerate(
+    (tiny.tokenizer_run(world[0]), tiny.var_run(*world))
+  ):
+    made.clear()
+    record = run_to_end(run, tmp_path / str(number))
+    curve = records.load_curves(tmp_path / str(number) / 'curves.jsonl')
+    for stall in (record.data_stall, *curve['data_stall']):
+      assert 0 < stall <= 1
+    assert (curve['eval_data_stall'] >= 0).all()
 
 
 def test_progressive_training_resumes_inside_a_stage(

@@ -24,6 +24,11 @@ class Clock:
   processes of the same run had spent (`restore`). The phase 'restart' is
   what a kill cost: updates that were made twice, and all but the first
   setup.
+
+  Attributes:
+    seconds: of the host, by phase. In 'data' the devices may be busy.
+    idle_s: of 'data', when the devices had nothing to do.
+    restarts: processes before this one.
   """
 
   def __init__(self) -> None:
@@ -31,6 +36,7 @@ class Clock:
     self._before = 0.0
     self.restarts = 0
     self.seconds = dict.fromkeys(PHASES, 0.0)
+    self.idle_s = 0.0
 
   @contextlib.contextmanager
   def phase(self, name: str) -> Iterator[None]:
@@ -53,15 +59,16 @@ class Clock:
 
   @property
   def data_stall(self) -> float:
-    """Share of the stepping time that was spent waiting for input."""
-    data, step = self.seconds['data'], self.seconds['step']
-    return data / max(data + step, 1e-9)
+    """Share of the loop in which devices idled because a batch was late."""
+    loop = self.seconds['data'] + self.seconds['step']
+    return self.idle_s / max(loop, 1e-9)
 
   def state(self) -> dict[str, Any]:
     """What a checkpoint keeps."""
     return {
       'wall_s': self.wall_s,
       'seconds': dict(self.seconds),
+      'idle_s': self.idle_s,
       'restarts': self.restarts,
     }
 
@@ -78,4 +85,6 @@ class Clock:
     self.restarts = state['restarts'] + 1
     for name, seconds in state['seconds'].items():
       self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+    # Checkpoints from before it was measured: no more than all of 'data'.
+    self.idle_s += state.get('idle_s', state['seconds']['data'])
     self.seconds['restart'] += lost

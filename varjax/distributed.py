@@ -220,14 +220,13 @@ class AnyProcess:
     self._alone = jax.process_count() == 1
     self._before: Any = None
 
-  def mark(
-    self, batch: dict[str, np.ndarray], raised: bool
-  ) -> dict[str, np.ndarray]:
-    """The batch of this process, with its hand in it; alone, as it is."""
-    if self._alone:
-      return batch
-    rows = len(next(iter(batch.values())))
-    return {**batch, MARK: np.full(rows, raised, np.float32)}
+  def mark(self, rows: int, raised: bool) -> dict[str, np.ndarray]:
+    """The hand of this process, for its rows of a batch; alone, nothing.
+
+    Apart from the batch, which may have been read before the hand was
+    raised.
+    """
+    return {} if self._alone else {MARK: np.full(rows, raised, np.float32)}
 
   def __call__(self, values: dict[str, Any], raised: bool) -> bool:
     """Takes the answer out of an update's values; tells the one before."""

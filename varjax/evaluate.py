@@ -6,15 +6,26 @@ row of values) per image, and totals that are summed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+import contextlib
 import dataclasses
+import time
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 
 from varjax import sharding
+from varjax.data.watchdog import Watchdog
+from varjax.feeder import Feeder, Source
 from varjax.tasks.base import Task
-from varjax.types import PyTree
+from varjax.types import EvalOutput, PyTree
+
+
+class Batches(Protocol):
+  """A split that can be read again and again."""
+
+  def __iter__(self) -> Source: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,12 +37,15 @@ class Evaluation:
     sem: standard error of the mean over images, same shapes.
     totals: sums over images.
     images: how many images counted.
+    data_stall: share of the time in which the devices had nothing to do
+      because a batch was late.
   """
 
   mean: dict[str, np.ndarray]
   sem: dict[str, np.ndarray]
   totals: dict[str, np.ndarray]
   images: int
+  data_stall: float
 
 
 class Evaluator:
@@ -42,16 +56,19 @@ class Evaluator:
     mesh: the devices; batches are split over its batch axes.
     batches: the split; each iteration gives host batches with a 'mask' [b]
       of valid images, every image once.
+    watchdog: bounds how long a batch may take.
+    depth: batches on the devices ahead of the one that is evaluated.
   """
 
   def __init__(
     self,
     task: Task,
     mesh: jax.sharding.Mesh,
-    batches: Iterable[dict[str, np.ndarray]],
+    batches: Batches,
+    watchdog: Watchdog,
+    depth: int,
   ):
-    self._mesh = mesh
-    self._batches = batches
+    self._feed = lambda: Feeder(iter(batches), mesh, watchdog, depth)
 
     def evaluate(params, state, frozen, batch):
       return task.eval_fn(params, state, frozen, batch), batch['mask']
@@ -71,9 +88,9 @@ class Evaluator:
     squares: dict[str, np.ndarray] = {}
     totals: dict[str, np.ndarray] = {}
     count = 0.0
-    for host_batch in self._batches:
-      batch = sharding.shard_batch(host_batch, self._mesh)
-      output, mask = jax.device_get(self._eval(params, state, frozen, batch))
+    start, idle_s = time.monotonic(), 0.0
+    for (output, mask), idle in self._outputs(params, state, frozen):
+      idle_s += idle
       count += float(mask.sum())
       for key, value in output.per_image.items():
         value = np.asarray(value, np.float64)
@@ -90,7 +107,30 @@ class Evaluator:
     }
     # Unbiased variance over images, then of the mean of `count` of them.
     sem = {k: np.sqrt(v / max(count - 1, 1)) for k, v in spread.items()}
-    return Evaluation(mean, sem, totals, round(count))
+    stall = idle_s / (time.monotonic() - start)
+    return Evaluation(mean, sem, totals, round(count), stall)
+
+  def _outputs(
+    self, params: PyTree, state: PyTree, frozen: PyTree
+  ) -> Iterator[tuple[tuple[EvalOutput, np.ndarray], float]]:
+    """What came of each batch, its mask, and the seconds of idling before.
+
+    Fetched one batch late, so that the devices are at the next.
+    """
+    running: tuple[Any, float] | None = None
+
+    def is_busy() -> bool:
+      leaves = jax.tree.leaves(running[0] if running else ())
+      return not all(leaf.is_ready() for leaf in leaves)
+
+    with contextlib.closing(self._feed()) as feeder:
+      for batch in feeder.each(is_busy):
+        before = running
+        running = self._eval(params, state, frozen, batch), feeder.idle_s
+        if before:
+          yield jax.device_get(before[0]), before[1]
+    if running:
+      yield jax.device_get(running[0]), running[1]
 
 
 def _add(store: dict[str, np.ndarray], key: str, value: np.ndarray) -> None:

@@ -40,6 +40,7 @@ _CODE_OF_A_RUN = (
   'evaluate.py',
   'rng.py',
   'inputs.py',
+  'feeder.py',
   'warmstart.py',
 )
 

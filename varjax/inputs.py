@@ -22,6 +22,7 @@ class Inputs:
     train: the endless, resumable stream of host batches.
     evaluation: the validation split; iterating is one pass.
     unique_images: images in the training split.
+    local_rows: images of a training batch that this process reads.
     eval_set: content hash of the validation split.
     watchdog: for taking batches from either.
     frozen: weights that the task reads and never changes.
@@ -31,6 +32,7 @@ class Inputs:
   train: pipeline.TrainBatches
   evaluation: pipeline.EvalBatches
   unique_images: int
+  local_rows: int
   eval_set: str
   watchdog: Watchdog
   frozen: PyTree
@@ -96,6 +98,7 @@ def open_inputs(
     train,
     evaluation,
     len(train_source),
+    run.batch_size // process_count,
     val_source.fingerprint,
     Watchdog(run.data_timeout_s, what),
     frozen,

@@ -54,6 +54,7 @@ class Measured:
   evaluation: Evaluation
   train: dict[str, float]
   clock: Clock
+  data_stall: float  # of the process that waited most
 
 
 def complete_record(workdir: Workdir, run_id: str) -> RunRecord | None:
@@ -119,7 +120,8 @@ def _record(facts: Facts, measured: Measured) -> RunRecord:
     device_count=facts.device_count,
     device_hours=clock.wall_s * facts.device_count / 3600,
     goodput=clock.goodput,
-    data_stall=clock.data_stall,
+    data_stall=measured.data_stall,
+    eval_data_stall=measured.evaluation.data_stall,
     **{f'{phase}_s': clock.seconds[phase] for phase in PHASES},
     compile_cache_requests=cache.requests,
     compile_cache_hits=cache.hits,

@@ -58,7 +58,8 @@ class RunRecord:
     wall_s, device_hours: time of the whole run, restarts included.
     mfu: flops_train_total / (time in steps * peak), null without a peak.
     goodput: time in steps / wall_s; data_stall: share of the time in steps
-      spent waiting for input.
+      in which the devices had nothing to do because a batch was late;
+      eval_data_stall: the same share of the last evaluation.
     setup_s, compile_s, data_s, step_s, evaluate_s, checkpoint_s, restart_s:
       where wall_s went; restart_s is updates made twice after a kill, and
       setting up again; what is left is between the phases.
@@ -126,6 +127,7 @@ class RunRecord:
   mfu: float | None = None
   goodput: float | None = None
   data_stall: float | None = None
+  eval_data_stall: float | None = None
   setup_s: float | None = None
   compile_s: float | None = None
   data_s: float | None = None

@@ -501,6 +501,8 @@ class RunSpec:
     keep_checkpoints: how many to keep.
     data_timeout_s: longest wait for a batch before the run ends with exit
       code 75, so that a launcher tries again; 0 waits for ever.
+    data_prefetch: batches that are put on the devices ahead of the update
+      that reads them; 0 puts each when it is needed.
     log: interval of logged training metrics.
   """
 
@@ -530,4 +532,5 @@ class RunSpec:
   score: ScoreSpec = _not_identity(ScoreSpec())
   keep_checkpoints: int = _not_identity(2)
   data_timeout_s: float = _not_identity(600.0)
+  data_prefetch: int = _not_identity(2)
   log: Duration = _not_identity(Duration(steps=50))

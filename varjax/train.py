@@ -31,7 +31,7 @@ from varjax import (
 from varjax import records as run_records
 from varjax import spec as specs
 from varjax.clock import Clock
-from varjax.data.watchdog import Watched
+from varjax.feeder import Feeder
 from varjax.profiler import Profiler
 from varjax.progress import Progress, reached_s
 from varjax.runs import Resolved
@@ -127,8 +127,16 @@ def train(
     }
     step_fn = step_fns[max(start for start in step_fns if start <= first)]
     evaluator = evaluate.Evaluator(
-      task, mesh, Watched(opened.evaluation, opened.watchdog)
+      task, mesh, opened.evaluation, opened.watchdog, run.data_prefetch
     )
+    feeder = Feeder(
+      opened.train,
+      mesh,
+      opened.watchdog,
+      run.data_prefetch,
+      opened.train.get_state,
+    )
+    stack.callback(feeder.close)
     facts = recording.Facts(
       run, resolved, opened, total, len(mesh.devices.flat)
     )
@@ -162,13 +170,16 @@ def train(
       _refuse_nan(window, resolved.run_id, store)
       meta = {'clock': clock.state(), 'window': window.state()}
       with clock.phase('checkpoint'):
-        store.save(step, state, opened.train.get_state(), meta)
+        store.save(step, state, feeder.get_state(), meta)
 
     def evaluate_at(step: int) -> recording.Measured:
       window.flush()
       with clock.phase('evaluate'):
         evaluation = evaluator(state.weights, state.task_state, frozen)
-      measured = recording.Measured(step, evaluation, window.last, clock)
+      # Where one process waits for its data, all wait for that process.
+      stalls = distributed.gather(repr(clock.data_stall))
+      stall = max(map(float, stalls))
+      measured = recording.Measured(step, evaluation, window.last, clock, stall)
       writer.write(step, evaluation.mean, 'eval')
       recording.append_curve(workdir, facts, measured)
       return measured
@@ -186,9 +197,10 @@ def train(
     for step in range(first, total):
       profiler.before(step)
       with clock.phase('data'):
-        taken = opened.watchdog.take(opened.train)
-        marked = anybody.mark(taken, stop.requested)
-        batch = sharding.shard_batch(marked, mesh)
+        batch = feeder.take(window.is_running)
+        mark = anybody.mark(opened.local_rows, stop.requested)
+        batch |= sharding.shard_batch(mark, mesh)
+      clock.idle_s += feeder.idle_s
       # The first call of a stage compiles.
       step_fn = step_fns.get(step, step_fn)
       compiles = step == first or step in step_fns

@@ -33,6 +33,11 @@ class Window:
     if previous is not None:
       self._fetch(*previous)
 
+  def is_running(self) -> bool:
+    """Whether the devices are still at the update that came last."""
+    _, values = self._pending or (0, {})
+    return not all(value.is_ready() for value in values.values())
+
   def flush(self) -> None:
     """Fetches what is still on the device."""
     if self._pending is not None:

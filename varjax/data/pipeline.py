@@ -172,7 +172,7 @@ class EvalBatches:
   def __len__(self) -> int:
     return self.plan.batches_per_epoch
 
-  def __iter__(self) -> Iterator[NumpyBatch]:
+  def __iter__(self) -> grain.DatasetIterator[NumpyBatch]:
     if isinstance(self.source, CodeSource):
       elements = EvalCodes(self.source, self.plan)
       return iter(_read_codes(elements, self.prefetch))

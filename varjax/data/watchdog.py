@@ -7,7 +7,7 @@ its devices until somebody looks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 import dataclasses
 import queue
 import threading
@@ -53,28 +53,15 @@ class Watchdog:
     try:
       value, error = came.get(timeout=self.timeout_s)
     except queue.Empty:
-      raise errors.Stalled(
-        f'{self.what}: gave no batch for data_timeout_s={self.timeout_s:g} '
-        'seconds; check the disk or mount, or raise data_timeout_s; the same '
-        'command resumes'
-      ) from None
+      raise self.stalled() from None
     if error is not None:
       raise error
     return value
 
-
-@dataclasses.dataclass(frozen=True)
-class Watched:
-  """An iterable, each of whose values must come in time."""
-
-  values: Iterable[Any]
-  watchdog: Watchdog
-
-  def __iter__(self) -> Iterator[Any]:
-    iterator = iter(self.values)
-    while True:
-      try:
-        value = self.watchdog.take(iterator)
-      except StopIteration:
-        return
-      yield value
+  def stalled(self) -> errors.Stalled:
+    """What is raised where nothing came in time."""
+    return errors.Stalled(
+      f'{self.what}: gave no batch for data_timeout_s={self.timeout_s:g} '
+      'seconds; check the disk or mount, or raise data_timeout_s; the same '
+      'command resumes'
+    )

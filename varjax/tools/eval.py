@@ -104,13 +104,16 @@ def _validate(args: argparse.Namespace, overrides: dict[str, Any]) -> int:
   step = checkpoint.latest_step(workdir.path)
   entry = checkpoint.weights_entry(workdir.path)
   saved = checkpoint.load_params(workdir.path, (entry, 'task_state'))
-  evaluator = evaluate.Evaluator(make_task(run), mesh, opened.evaluation)
+  evaluator = evaluate.Evaluator(
+    make_task(run), mesh, opened.evaluation, opened.watchdog, run.data_prefetch
+  )
   result = evaluator(saved[entry], saved['task_state'], opened.frozen)
   values = {
     'run_id': workdir.run_id(),
     'step': step,
     'images': result.images,
     'eval_set': opened.eval_set,
+    'data_stall': result.data_stall,
     'mean': {k: np.asarray(v).tolist() for k, v in result.mean.items()},
     'sem': {k: np.asarray(v).tolist() for k, v in result.sem.items()},
   }
