@@ -180,7 +180,12 @@ class Program:
   @functools.cached_property
   def hyper(self) -> Hyper:
     """The seed and the numbers of the run, on every device of the mesh."""
-    return jax.device_put(self._hyper(), sharding.replicated(self.mesh))
+    found, everywhere = self._hyper(), sharding.replicated(self.mesh)
+    # From the host: a key that lies on a device of this process cannot be
+    # put on those of others.
+    data = np.asarray(jax.random.key_data(found.key))
+    found = jax.device_put(found.replace(key=data), everywhere)
+    return found.replace(key=jax.random.wrap_key_data(found.key))
 
   @property
   def abstract_hyper(self) -> Hyper:
