@@ -92,6 +92,12 @@ def score(
 ) -> Scores:
   """All scores that the two sets allow.
 
+  Args:
+    samples: what is judged; its number of images is known.
+    reference: what it is compared with: images, or moments alone.
+    network: whose features both are.
+    options: see `Options`.
+
   Raises:
     DataError: another network, another resolution, or too few images for
       any score.
@@ -99,55 +105,19 @@ def score(
   options = options or Options()
   _check(samples, reference)
   assert samples.images is not None
-  warnings: list[str] = []
-  values: dict[str, float] = {}
-  spreads: dict[str, float] = {}
-
-  def put(kind: str, value: float, error: float | None = None) -> None:
-    values[name_of(kind, network.name)] = value
-    if error is not None:
-      spreads[name_of(kind, network.name)] = error
-
-  smaller = min(samples.images, reference.images or samples.images)
-  size = samples.pooled.mean.size
-  full_rank = smaller > size
-  if full_rank or options.force:
-    put('fd', _frechet(samples, reference, 'pooled'))
-    if samples.spatial is not None and reference.spatial is not None:
-      put('sfd', _frechet(samples, reference, 'spatial'))
-  distance = name_of('fd', network.name)
-  if not full_rank:
-    given = 'was forced and' if options.force else 'is not given: it'
-    warnings.append(
-      f'{distance} {given} would depend on the number of images more than on '
-      f'the images ({smaller} images, descriptors of {size} numbers); use '
-      f'{name_of("kd", network.name)}'
-    )
-  elif smaller < USUAL_IMAGES:
-    warnings.append(
-      f'{distance} of {smaller} images is too large by an amount that '
-      'depends on their number; compare it only with scores of as many images'
-    )
-  if options.limit and (full_rank or options.force):
-    found = _limit(samples, reference, options)
-    put('fd_limit', found.value, found.error)
-  if samples.features is not None and reference.features is not None:
-    _score_descriptors(samples, reference, options, put, warnings)
-  else:
-    warnings.append(
-      'the reference holds moments and no images, so there is no KID, '
-      'precision or recall'
-    )
+  found = _Found(network.name)
+  _score_moments(found, samples, reference, options)
+  _score_descriptors(found, samples, reference, options)
   if samples.logits is not None:
     log_probs = inception_score.log_softmax(samples.logits)
     splits = min(options.splits, samples.images)
     sure = inception_score.inception_score(log_probs, splits)
-    put('is', sure.mean)
-    values[f'{name_of("is", network.name)}_deviation'] = sure.deviation
+    found.put('is', sure.mean)
+    found.values[f'{found.name("is")}_deviation'] = sure.deviation
   return Scores(
-    values=values,
-    errors=spreads,
-    warnings=tuple(warnings),
+    values=found.values,
+    errors=found.errors,
+    warnings=tuple(found.warnings),
     images=samples.images,
     reference_images=reference.images,
     samples=samples.label,
@@ -159,28 +129,83 @@ def score(
   )
 
 
-def _score_descriptors(samples, reference, options, put, warnings) -> None:
+@dataclasses.dataclass
+class _Found:
+  """Scores by their names, as they are found."""
+
+  network: str
+  values: dict[str, float] = dataclasses.field(default_factory=dict)
+  errors: dict[str, float] = dataclasses.field(default_factory=dict)
+  warnings: list[str] = dataclasses.field(default_factory=list)
+
+  def name(self, kind: str) -> str:
+    return name_of(kind, self.network)
+
+  def put(self, kind: str, value: float, error: float | None = None) -> None:
+    self.values[self.name(kind)] = value
+    if error is not None:
+      self.errors[self.name(kind)] = error
+
+
+def _score_moments(
+  found: _Found, samples: Statistics, reference: Statistics, options: Options
+) -> None:
+  """Frechet distances, where there are images enough for a covariance."""
+  assert samples.images is not None
+  smaller = min(samples.images, reference.images or samples.images)
+  size = samples.pooled.mean.size
+  full_rank = smaller > size
+  if full_rank or options.force:
+    found.put('fd', _frechet(samples, reference, 'pooled'))
+    if samples.spatial is not None and reference.spatial is not None:
+      found.put('sfd', _frechet(samples, reference, 'spatial'))
+  if not full_rank:
+    given = 'was forced and' if options.force else 'is not given: it'
+    found.warnings.append(
+      f'{found.name("fd")} {given} would depend on the number of images more '
+      f'than on the images ({smaller} images, descriptors of {size} numbers); '
+      f'use {found.name("kd")}'
+    )
+  elif smaller < USUAL_IMAGES:
+    found.warnings.append(
+      f'{found.name("fd")} of {smaller} images is too large by an amount that '
+      'depends on their number; compare it only with scores of as many images'
+    )
+  if options.limit and (full_rank or options.force):
+    limit = _limit(samples, reference, options)
+    found.put('fd_limit', limit.value, limit.error)
+
+
+def _score_descriptors(
+  found: _Found, samples: Statistics, reference: Statistics, options: Options
+) -> None:
   """Scores that need the descriptors of single images."""
-  found = kid.estimate(
+  if samples.features is None or reference.features is None:
+    found.warnings.append(
+      'the reference holds moments and no images, so there is no KID, '
+      'precision or recall'
+    )
+    return
+  kernel = kid.estimate(
     samples.features,
     reference.features,
     block=options.kid_block,
     seed=options.seed,
   )
-  put('kd', found.value, found.error)
-  if found.error is None:
-    warnings.append(
-      f'the kernel distance of {found.block_images} images has no standard '
+  found.put('kd', kernel.value, kernel.error)
+  if kernel.error is None:
+    found.warnings.append(
+      f'the kernel distance of {kernel.block_images} images has no standard '
       'error; 8 are needed'
     )
   if min(len(samples.features), len(reference.features)) > options.neighbours:
     shares = manifold.precision_recall(
       reference.features, samples.features, k=options.neighbours
     )
-    put('precision', shares.precision)
-    put('recall', shares.recall)
+    found.put('precision', shares.precision)
+    found.put('recall', shares.recall)
   if len(samples.features) != len(reference.features):
-    warnings.append(
+    found.warnings.append(
       f'precision and recall compare {len(samples.features)} with '
       f'{len(reference.features)} images; both change with the numbers'
     )
@@ -201,7 +226,11 @@ def check_sizes(
   other_label: str,
   other_size: tuple[int, int] | None,
 ) -> None:
-  """Refuses to compare images of different resolutions; None is unknown.
+  """Refuses to compare images of different resolutions.
+
+  Args:
+    label, other_label: of the two sets, for the message.
+    size, other_size: (height, width) of their images; None is unknown.
 
   Raises:
     DataError: both are known and they differ.

@@ -1,7 +1,8 @@
-"""Curves over guidance and truncation: which settings, and their plots.
+"""A grid over guidance and truncation: which settings are scored.
 
 More guidance, or fewer codes to choose from, buys fidelity with variety. A
-single number hides that; the curve of one score against another shows it.
+single number hides that; the curve of one score against another shows it
+(curves.py).
 """
 
 from __future__ import annotations
@@ -9,13 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 import dataclasses
 import itertools
-import os
-import pathlib
 
 from varjax import errors
-from varjax.evaluations import EvaluationRecord
 from varjax.scoring.samples import Request
-from varjax.scoring.scores import name_of
 
 KEYS = {'cfg': float, 'top_k': int, 'top_p': float}
 
@@ -59,75 +56,3 @@ def requests(
     dataclasses.replace(base, **dict(zip(axes, point, strict=True)))
     for point in points
   ]
-
-
-def plot(
-  points: Sequence[EvaluationRecord],
-  axes: dict[str, tuple[float, ...]],
-  network: str,
-  path: str | os.PathLike[str],
-) -> list[str]:
-  """Draws distance against Inception score, and precision against recall.
-
-  One line for each setting of the other axes, along the first axis; every
-  point says its value of that axis.
-
-  Args:
-    points: results of `requests`, in their order.
-    axes: as given to `requests`.
-    network: name of the feature network.
-    path: file to write; its ending is the format.
-
-  Returns:
-    The panels that were drawn; one whose scores are absent is left out.
-  """
-  import matplotlib
-
-  matplotlib.use('Agg', force=False)
-  from matplotlib.figure import Figure
-
-  panels = [
-    (x, y)
-    for x, y in (('is', 'fd'), ('recall', 'precision'), ('is', 'kd'))
-    if all(
-      name_of(kind, network) in point.values
-      for kind in (x, y)
-      for point in points
-    )
-  ]
-  # The kernel distance stands in only where there is no Frechet distance.
-  if ('is', 'fd') in panels:
-    panels = [panel for panel in panels if panel != ('is', 'kd')]
-  if not panels:
-    return []
-  first, *others = axes
-  figure = Figure(figsize=(4.2 * len(panels), 3.6), layout='constrained')
-  for column, (x, y) in enumerate(panels):
-    axis = figure.add_subplot(1, len(panels), column + 1)
-    x_name, y_name = name_of(x, network), name_of(y, network)
-    lines: dict[str, list[EvaluationRecord]] = {}
-    for point in points:
-      label = ', '.join(f'{key} {point.settings[key]:g}' for key in others)
-      lines.setdefault(label, []).append(point)
-    for label, line in lines.items():
-      xs = [point.values[x_name] for point in line]
-      ys = [point.values[y_name] for point in line]
-      axis.plot(xs, ys, 'o-', label=label or None, linewidth=1.4, markersize=4)
-      for point, a, b in zip(line, xs, ys, strict=True):
-        axis.annotate(
-          f'{point.settings[first]:g}', (a, b), fontsize=7,
-          xytext=(3, 3), textcoords='offset points',
-        )  # fmt: skip
-    axis.set_xlabel(x_name)
-    axis.set_ylabel(y_name)
-    axis.set_title(f'along {first}', fontsize=9)
-    axis.grid(alpha=0.3)
-    if others:
-      axis.legend(fontsize=7, frameon=False)
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f'{path.stem}.partial{path.suffix}')
-  figure.savefig(partial, dpi=120)
-  os.replace(partial, path)
-  return [f'{name_of(y, network)} over {name_of(x, network)}'
-          for x, y in panels]  # fmt: skip
