@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   """The flags of every command that runs on several processes."""
   group = parser.add_argument_group(
     'several processes',
-    'found by itself on a TPU pod slice, under srun and under mpirun; '
+    'found by itself on a TPU pod slice, under srun and under mpirun;\n'
     'elsewhere start the command once for each process',
   )
   group.add_argument('--coordinator', help='HOST:PORT of process 0')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import textwrap
 from typing import Any
 
 from varjax import config, errors
@@ -15,20 +16,76 @@ CONFIG_HELP = (
 )
 OVERRIDE_HELP = (
   'Any key of the config can be set with --config.KEY=VALUE, such as '
-  '--config.optim.lr=3e-4; --dry_run prints all keys.'
+  '--config.optim.lr=3e-4; `varjax train --dry_run` prints all keys.'
 )
+
+
+class _Formatter(
+  argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter
+):
+  """Examples as they are written, and the defaults that say something."""
+
+  def _get_help_string(self, action: argparse.Action) -> str | None:
+    silent = action.default is None or action.default is False
+    if silent or action.default in ('', []):
+      return action.help
+    return super()._get_help_string(action)
 
 
 def parser(
   command: str, text: str, epilog: str = ''
 ) -> argparse.ArgumentParser:
-  """An argument parser in the house style."""
+  """An argument parser in the house style.
+
+  Args:
+    command: behind `varjax`.
+    text: what it does; line breaks stay, longer lines are wrapped.
+    epilog: below the options, likewise.
+  """
   return argparse.ArgumentParser(
     prog=f'varjax {command}',
-    description=text,
-    epilog=epilog,
-    formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    description=_lines(text),
+    epilog=_lines(epilog),
+    formatter_class=_Formatter,
     allow_abbrev=False,
+  )
+
+
+def _lines(text: str) -> str:
+  """The text with its longer lines wrapped."""
+  return '\n'.join(
+    textwrap.fill(line, 79) if len(line) > 79 else line
+    for line in text.split('\n')
+  )
+
+
+def add_run(group: argparse._ActionsContainer, required: bool = True) -> None:
+  """A trained run: --workdir, --run and --tokenizer.
+
+  Args:
+    group: a parser, or a group of one.
+    required: whether there is nothing else to work on.
+  """
+  group.add_argument(
+    '--workdir',
+    required=required,
+    default='',
+    help='folder of a trained run, or of a sweep (with --run)',
+  )
+  group.add_argument(
+    '--run', default='', help='of a sweep: name of the run, as in its table'
+  )
+  group.add_argument(
+    '--tokenizer',
+    default='',
+    help='folder of the trained tokenizer, if it has moved since training',
+  )
+
+
+def add_seed(group: argparse._ActionsContainer) -> None:
+  """The seed of what is sampled."""
+  group.add_argument(
+    '--seed', type=int, default=0, help='the same seed, the same images'
   )
 
 
@@ -41,7 +98,9 @@ def add_features(parser: argparse.ArgumentParser) -> None:
     'one of FID) and others need --feature_weights',
   )
   parser.add_argument(
-    '--feature_weights', default='', help='file of its weights'
+    '--feature_weights',
+    default='',
+    help='file of its weights (.pth, .pb, .safetensors or .npz)',
   )
 
 
@@ -71,9 +130,9 @@ def add_sampling(group: argparse._ActionsContainer, **defaults: Any) -> None:
   """
   unset = 'as the run if unset'
   for name, kind, text in (
-    ('cfg', float, 'guidance at the last step; 0 is none'),
-    ('top_k', int, '0 keeps all codes'),
-    ('top_p', float, '0 keeps all codes'),
+    ('cfg', float, 'classifier-free guidance at the last step; 0 is none'),
+    ('top_k', int, 'draw from the K most probable codes; 0 keeps all'),
+    ('top_p', float, 'draw from codes of this total probability; 0 keeps all'),
   ):
     default = defaults.get(name)
     note = '' if name in defaults else f'; {unset}'
@@ -83,9 +142,9 @@ def add_sampling(group: argparse._ActionsContainer, **defaults: Any) -> None:
   group.add_argument(
     '--smooth',
     action=argparse.BooleanOptionalAction,
-    help=f'smooth sampling; {defaults.get("smooth", unset)}',
+    help='mix codes instead of drawing one: nicer to look at, not for scores; '
+    f'{defaults.get("smooth", unset)}',
   )
-
   group.add_argument(
     '--guided',
     type=_interval,
@@ -149,7 +208,15 @@ def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def load_run(path: str, overrides: dict[str, Any]) -> specs.RunSpec:
-  """The validated spec of an experiment file with overrides applied."""
+  """The validated spec of an experiment file with overrides applied.
+
+  Args:
+    path: PATH, or PATH:ARG with the argument of its `get_config`.
+    overrides: {key of the config: value as text}.
+
+  Raises:
+    ConfigError: an unreadable file, an unknown key or a bad value.
+  """
   loaded = config.load(path)
   try:
     loaded = config.override(loaded, overrides)

@@ -25,14 +25,20 @@ _LARGEST = 'emoji_var-d7'
 
 
 def main(argv: list[str]) -> int:
-  """Runs all stages; returns the exit code of the first that fails."""
+  """Runs all stages; returns the exit code of the first that fails.
+
+  Raises:
+    ConfigError: it was not started from the root of a checkout.
+  """
   parser = arguments.parser(
     'demo',
     'Tokenizer, codes, a ladder of models, fit, samples and report on the '
     'built-in images, in minutes on two CPU cores. Run it from the root of '
     'the repository; run it again to resume.',
   )
-  parser.add_argument('--workdir', default='runs/demo')
+  parser.add_argument(
+    '--workdir', default='runs/demo', help='folder of all that it writes'
+  )
   parser.add_argument(
     '--parallel',
     type=int,

@@ -24,6 +24,7 @@ from varjax import config, devices, errors, flops, sweep
 from varjax.scaling import design, notation, proposal, sweep_file, sweepdir
 from varjax.scaling import law as laws
 from varjax.scaling.law import Law
+from varjax.tools import arguments
 
 _FAMILIES = {
   'var': (
@@ -65,16 +66,22 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog='varjax design',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  parser = arguments.parser('design', __doc__ or '')
   add = parser.add_argument
-  add('--budget', type=float, required=True, help='FLOPs of the whole sweep')
-  add('--kind', choices=['isoflop', 'ladder'], default='isoflop')
-  add('--family', choices=list(_FAMILIES), default='var')
+  add(
+    '--budget',
+    type=float,
+    required=True,
+    help='FLOPs of the whole sweep, as 1e21',
+  )
+  add(
+    '--kind', choices=['isoflop', 'ladder'], default='isoflop',
+    help='sizes at fixed budgets, or sizes at common training lengths',
+  )  # fmt: skip
+  add(
+    '--family', choices=list(_FAMILIES), default='var',
+    help='model sizes to choose from: VAR d6 to d30 on ImageNet 256',
+  )  # fmt: skip
   add('--config', help="experiment with '{size}', instead of --family")
   add('--sizes', help='names for {size}, as d6,d8,d10')
   add('--budgets', type=int, default=5, help='isoflop: compute budgets')
@@ -82,15 +89,26 @@ def _parser() -> argparse.ArgumentParser:
   add('--spread', type=float, default=6.0,
       help='isoflop: sizes from N*/SPREAD to N* SPREAD')  # fmt: skip
   add('--lengths', type=int, default=3, help='ladder: training lengths')
-  add('--span', type=float, help='largest over smallest budget or length')
+  add(
+    '--span', type=float,
+    help='largest over smallest budget or length; 30 for isoflop and 16 for '
+    'ladder if unset',
+  )  # fmt: skip
   add('--assume', metavar='FIT', help='fit.json with the law to simulate')
-  add('--noise', type=float, default=0.005, help='s.d. of log loss')
+  add(
+    '--noise',
+    type=float,
+    default=0.005,
+    help='standard deviation of log loss between runs',
+  )
   add('--studies', type=int, default=400, help='simulated studies')
-  add('--seed', type=int, default=0)
-  add('--target', type=float, help='budget at which N* is extrapolated')
+  add('--seed', type=int, default=0, help='of the simulated studies')
+  add(
+    '--target', type=float, help='FLOPs at which the best size is extrapolated'
+  )
   add('--device', help='print device-hours at 40 %% of its nominal peak')
   add('--out', help='sweep file to write')
-  add('--json', help='design as JSON')
+  add('--json', help='JSON file of the design to write')
   return parser
 
 

@@ -15,6 +15,13 @@ from varjax.tools import arguments
 
 _MODES = ('inpaint', 'outpaint', 'class', 'superres')
 _NO_CLASS = -1
+_EXAMPLES = """
+examples:
+  varjax edit --workdir runs/d16/model --image dog.jpg --mode inpaint \\
+    --box 0.3,0.3,0.7,0.7 --label 207 --blend 4 --out edited.png
+  varjax edit --workdir runs/d16/model --image dog.jpg --mode superres \\
+    --label 207 --keep_scales 5 --out sharper.png
+"""
 
 
 def main(argv: list[str]) -> int:
@@ -71,11 +78,9 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     'the mask; outpaint: keep the inside and generate the rest; class: '
     'inpaint with a class; superres: keep the coarse scales of the image and '
     'generate the finer ones.',
+    _EXAMPLES,
   )
-  parser.add_argument(
-    '--workdir', required=True, help='of the trained run, or of a sweep'
-  )
-  parser.add_argument('--run', default='', help='name of a run of the sweep')
+  arguments.add_run(parser)
   parser.add_argument(
     '--image',
     required=True,
@@ -83,7 +88,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     'run, then the centre is taken',
   )
   parser.add_argument('--out', required=True, help='PNG file to write')
-  parser.add_argument('--mode', required=True, choices=_MODES)
+  parser.add_argument('--mode', required=True, choices=_MODES, help='as above')
   region = parser.add_mutually_exclusive_group()
   region.add_argument(
     '--mask',
@@ -96,7 +101,10 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     help='y0,x0,y1,x1 of the inside, each in [0, 1] of the cropped image',
   )
   parser.add_argument(
-    '--label', type=int, default=_NO_CLASS, help='-1 is "no class"'
+    '--label',
+    type=int,
+    default=_NO_CLASS,
+    help='class index of what is generated; -1 is "no class"',
   )
   parser.add_argument(
     '--blend',
@@ -105,7 +113,12 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     help='put the kept pixels back, with a transition of so many pixels; '
     'unset shows what the decoder made of everything, as the official demo',
   )
-  parser.add_argument('--keep_scales', type=int, default=5, help='for superres')
+  parser.add_argument(
+    '--keep_scales',
+    type=int,
+    default=5,
+    help='superres: how many of the coarse scales are those of the image',
+  )
   arguments.add_sampling(
     parser,
     cfg=3.0,
@@ -114,8 +127,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     smooth='on if unset and the order has features to mix',
   )
   arguments.add_precision(parser)
-  parser.add_argument('--seed', type=int, default=0)
-  parser.add_argument('--tokenizer', default='', help='if it has moved')
+  arguments.add_seed(parser)
   args = parser.parse_args(argv)
   if not args.out.lower().endswith('.png'):
     raise errors.ConfigError(f'--out={args.out}: must end in .png')

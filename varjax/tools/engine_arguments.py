@@ -25,6 +25,12 @@ _READ_BY = {
 
 def add(parser: argparse.ArgumentParser) -> None:
   """Adds them."""
+  _add_common(parser)
+  _add_of_some_engines(parser)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+  """The choice of an engine, and what all engines read."""
   defaults = policy.Policy()
   every = parser.add_argument_group('engine')
   every.add_argument(
@@ -94,6 +100,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     metavar='NAME=VALUE',
     help='environment variable for the trials; repeatable',
   )
+
+
+def _add_of_some_engines(parser: argparse.ArgumentParser) -> None:
+  """The options of `_READ_BY`."""
   some = parser.add_argument_group('options of some engines')
   some.add_argument(
     '--pin_cores',

@@ -16,7 +16,7 @@ import numpy as np
 
 from varjax import config, distributed, errors
 from varjax import spec as specs
-from varjax.tools import arguments, eval_images
+from varjax.tools import arguments, eval_image_arguments, eval_images
 
 if TYPE_CHECKING:
   from varjax.evaluate import Evaluation
@@ -34,7 +34,11 @@ examples:
 
 
 def main(argv: list[str]) -> int:
-  """Evaluates; returns the exit code."""
+  """Evaluates; returns the exit code.
+
+  Raises:
+    ConfigError: arguments that contradict each other, or nothing to evaluate.
+  """
   parser = arguments.parser(
     'eval',
     'Evaluate. With --workdir alone: the newest checkpoint of a run on its '
@@ -44,12 +48,9 @@ def main(argv: list[str]) -> int:
     'reference .npz, or a dataset.',
     _EXAMPLES,
   )
-  parser.formatter_class = _Formatter
   argv, overrides = arguments.split_overrides(argv)
   subject = parser.add_argument_group('what is evaluated')
-  subject.add_argument('--workdir', default='', help='of a run, or of a sweep')
-  subject.add_argument('--run', default='', help='name of a run of the sweep')
-  subject.add_argument('--tokenizer', default='', help='if it has moved')
+  arguments.add_run(subject, required=False)
   subject.add_argument(
     '--bits',
     action='store_true',
@@ -58,7 +59,7 @@ def main(argv: list[str]) -> int:
   parser.add_argument(
     '--out', help='also write the result as JSON; of a sweep, all points'
   )
-  eval_images.add_arguments(parser, subject)
+  eval_image_arguments.add(parser, subject)
   distributed.add_arguments(parser)
   args = parser.parse_args(argv)
   distributed.start(args)
@@ -76,14 +77,8 @@ def main(argv: list[str]) -> int:
     raise errors.ConfigError(
       'nothing to evaluate: give --workdir, --samples, or --vae and --var'
     )
-  eval_images.refuse_unused(args)
+  eval_image_arguments.refuse_unused(args)
   return _validate(args, overrides)
-
-
-class _Formatter(
-  argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter
-):
-  """Defaults beside the options, examples as they are written."""
 
 
 def _validate(args: argparse.Namespace, overrides: dict[str, Any]) -> int:

@@ -27,99 +27,12 @@ _PROTOCOL_IMAGES = 50_000
 _SECONDS = 10
 
 
-def add_arguments(parser: argparse.ArgumentParser, subject: Any) -> None:
-  """Adds every option that needs --reference."""
-  subject.add_argument(
-    '--samples', default='', help='a folder of images, or an .npz with arr_0'
-  )
-  subject.add_argument('--vae', default='', help='official tokenizer weights')
-  subject.add_argument('--var', default='', help='official transformer weights')
-  group = parser.add_argument_group('what it is compared with')
-  group.add_argument(
-    '--reference',
-    default='',
-    help='folder, .npz of images, ADM reference .npz, NAME:SPLIT of a '
-    'dataset, or "train" or "validation" of the run',
-  )
-  group.add_argument(
-    '--resolution', type=int, default=0, help='of a dataset as reference'
-  )
-  group.add_argument('--data_dir', default='', help='of a dataset')
-  arguments.add_features(group)
-  group.add_argument(
-    '--lpips',
-    default='',
-    help='weights of LPIPS-VGG16, one file or VGG,LINEAR; judges the '
-    'reconstructions of a tokenizer too',
-  )
-  group.add_argument(
-    '--force',
-    action='store_true',
-    help='give a Frechet distance although there are too few images',
-  )
-  group.add_argument(
-    '--limit',
-    action='store_true',
-    help='also extrapolate the Frechet distance to infinitely many images',
-  )
-  group.add_argument(
-    '--splits', type=int, default=10, help='of the Inception score'
-  )
-  group.add_argument(
-    '--eval_batch', type=int, default=64, help='images seen at once'
-  )
-  group = parser.add_argument_group('how a run or a checkpoint is sampled')
-  group.add_argument(
-    '--images',
-    type=int,
-    default=0,
-    help='to sample; 0 is as many as the reference has, at most 50000',
-  )
-  group.add_argument('--classes', type=int, default=0, help='0 is all')
-  arguments.add_sampling(group)
-  group.add_argument('--seed', type=int, default=0)
-  group.add_argument(
-    '--group', type=int, default=16, help='images a device computes at once'
-  )
-  arguments.add_rejection(group)
-  group.add_argument(
-    '--sweep',
-    nargs='+',
-    default=[],
-    metavar='KEY=VALUES',
-    help='curves: any of cfg, top_k and top_p, as in cfg=1,1.5,2 top_k=0,900',
-  )
-  group.add_argument(
-    '--plot', default='', help='.png, .svg or .pdf of the curves to write'
-  )
-  group.add_argument(
-    '--samples_dir',
-    default='',
-    help='keeps samples and evaluations; the workdir if unset, needed for '
-    'official weights',
-  )
-  group.add_argument(
-    '--discard', action='store_true', help='remove samples that are scored'
-  )
-
-
-def refuse_unused(args: argparse.Namespace) -> None:
-  """Options that are about images need something to compare them with.
+def run(args: argparse.Namespace) -> int:
+  """Scores what `args` names; returns the exit code.
 
   Raises:
-    ConfigError: such an option without --reference.
+    ConfigError: arguments that contradict each other, or too few of them.
   """
-  given = [
-    name
-    for name in ('images', 'sweep', 'plot', 'limit', 'force', 'discard')
-    if getattr(args, name)
-  ]
-  if given:
-    raise errors.ConfigError(f'--{given[0]}: scores of images need --reference')
-
-
-def run(args: argparse.Namespace) -> int:
-  """Scores what `args` names; returns the exit code."""
   subjects = [
     bool(args.workdir),
     bool(args.samples),
@@ -258,7 +171,7 @@ def _score_pipeline(
   args: argparse.Namespace, pipe, weights: Weights, judge: Judge
 ) -> int:
   from varjax import evaluations
-  from varjax.scoring import subjects, sweep, table
+  from varjax.scoring import curves, subjects, sweep, table
 
   axes = sweep.parse(args.sweep)
   request = _request(args, judge)
@@ -289,7 +202,7 @@ def _score_pipeline(
     print(f'note: {text}')
   _write(args, [dataclasses.asdict(point) for point in points])
   if args.plot:
-    panels = sweep.plot(points, axes, judge.extract.network.name, args.plot)
+    panels = curves.plot(points, axes, judge.extract.network.name, args.plot)
     print(f'{" and ".join(panels) or "nothing"} drawn in {args.plot}')
   return 0
 

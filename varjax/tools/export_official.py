@@ -13,10 +13,8 @@ def main(argv: list[str]) -> int:
     'names of the official code: OUT/vae.safetensors, OUT/var.safetensors, '
     'and OUT/official.npz with both. A run of stage 1 gives the tokenizer.',
   )
-  parser.add_argument('--workdir', required=True, help='of the run, or a sweep')
-  parser.add_argument('--run', default='', help='name of a run of the sweep')
+  arguments.add_run(parser)
   parser.add_argument('--out', required=True, help='folder to write')
-  parser.add_argument('--tokenizer', default='', help='if it has moved')
   args = parser.parse_args(argv)
 
   from varjax.interop import workdirs

@@ -17,6 +17,7 @@ from varjax.scaling import result, sweep_analysis, table, table_analysis
 from varjax.scaling.bootstrap import BACKENDS
 from varjax.scaling.options import FORMS, METHODS, Options
 from varjax.scaling.table import Conventions
+from varjax.tools import arguments
 
 _BASE = 'E=..,A=..,B=..,alpha=..,beta=..'
 _DESCRIPTION = """
@@ -35,10 +36,7 @@ Any other CSV or Parquet is fitted with one form; name its columns:
 
 def parser() -> argparse.ArgumentParser:
   """The command line."""
-  made = argparse.ArgumentParser(
-    prog='varjax fit', description=_DESCRIPTION,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )  # fmt: skip
+  made = arguments.parser('fit', _DESCRIPTION)
   add = made.add_argument
   add('table', help='records (.jsonl, .parquet, folder) or a CSV/Parquet')
   add('--out', required=True, metavar='DIR', help='where fit.json goes')
@@ -56,14 +54,19 @@ def parser() -> argparse.ArgumentParser:
     '--form', help='one of ' + ', '.join(FORMS) + ', or power_pinned, '
     'chinchilla_pinned with --floor (CSV: chinchilla)',
   )  # fmt: skip
-  add('--x', default=None, choices=('n', 'd', 'c'), help='input of a 1-D form')
+  add(
+    '--x',
+    default=None,
+    choices=('n', 'd', 'c'),
+    help='input of a 1-D form: --n, --d or --c if unset',
+  )
   add(
     '--method', default='auto', choices=METHODS,
     help='what is minimised: huber of log residuals (surfaces by default), '
     'log or linear least squares, vpnls; isoflop; or envelope, the lower '
     'edge of training curves, of rows with --run',
   )  # fmt: skip
-  add('--delta', type=float, default=1e-3, help='of the Huber loss (1e-3)')
+  add('--delta', type=float, default=1e-3, help='of the Huber loss')
   add(
     '--floor', metavar='E',
     help='hold E at this value, beside the fitted floor; for records also '
@@ -75,14 +78,14 @@ def parser() -> argparse.ArgumentParser:
     'n=1e6,d=1e9 for millions and billions',
   )  # fmt: skip
   add('--loss_unit', default='', help="of a CSV's loss, as 'nats per token'")
-  add('--bootstrap', type=int, default=1000, help='refits (1000; 0 for none)')
+  add('--bootstrap', type=int, default=1000, help='refits; 0 for none')
   add(
     '--bootstrap_backend', default='numpy', choices=BACKENDS,
     help='where refits run: numpy, or jax (vmapped, float64; faster from '
     'some thousands of refits on)',
   )  # fmt: skip
-  add('--starts', type=int, default=200, help='starts (200)')
-  add('--seed', type=int, default=0, help='of starts and bootstrap (0)')
+  add('--starts', type=int, default=200, help='of the optimiser for each fit')
+  add('--seed', type=int, default=0, help='of starts and bootstrap')
   add(
     '--n_convention', default='body', choices=list(table.N_CONVENTIONS),
     help='what N counts in records: '
@@ -90,13 +93,15 @@ def parser() -> argparse.ArgumentParser:
   )  # fmt: skip
   add(
     '--d_convention', default='seen', choices=list(table.D_CONVENTIONS),
-    help='what D counts in records (seen)',
+    help='what D counts in records',
   )  # fmt: skip
   add(
     '--flop_convention', default='total', choices=list(table.C_CONVENTIONS),
-    help='what C is in records (total)',
+    help='what C is in records',
   )  # fmt: skip
-  add('--k', type=float, default=6.0, help='k of C = k N D (6)')
+  add(
+    '--k', type=float, default=6.0, help='k of C = k N D, where C is not given'
+  )
   add(
     '--drop_highest', type=int, default=0, metavar='K',
     help='drop the K highest losses',

@@ -12,36 +12,7 @@ from varjax.tools import arguments
 
 def main(argv: list[str]) -> int:
   """Reads, checks and writes; returns the exit code."""
-  parser = arguments.parser(
-    'import-official',
-    'Convert official VAR checkpoints. OUT/tokenizer and OUT/model are then '
-    'what `varjax train` leaves: sample, evaluate, encode or fine-tune from '
-    'them. Reading a .pth executes nothing in it.',
-    'The network is inferred from the tensors. What they cannot say has the '
-    'value of the released models unless it is given.',
-  )
-  parser.add_argument(
-    '--vae', required=True, help='tokenizer: .pth, .safetensors or .npz'
-  )
-  parser.add_argument(
-    '--var', required=True, help='transformer: .pth, .safetensors or .npz'
-  )
-  parser.add_argument('--out', required=True, help='folder to write')
-  parser.add_argument(
-    '--patch_nums', help='scales, such as 1,2,3,4 or 1x1,2x3; if not known'
-  )
-  _add_given(parser)
-  parser.add_argument(
-    '--compute_dtype', default='float32', choices=('float32', 'bfloat16')
-  )
-  parser.add_argument(
-    '--dataset',
-    default='imagenet2012',
-    help='what it is evaluated on: a tfds name, "folder" or "emoji"',
-  )
-  parser.add_argument('--data_dir', default='', help='of the dataset')
-  parser.add_argument('--name', default='official', help='a label for people')
-  args = parser.parse_args(argv)
+  args = _parser().parse_args(argv)
   patch_nums = _grids(args.patch_nums) if args.patch_nums else None
   given: dict[str, Any] = {
     key: getattr(args, key)
@@ -76,12 +47,56 @@ def main(argv: list[str]) -> int:
   return 0
 
 
+def _parser() -> argparse.ArgumentParser:
+  parser = arguments.parser(
+    'import-official',
+    'Convert official VAR checkpoints. OUT/tokenizer and OUT/model are then '
+    'what `varjax train` leaves: sample, evaluate, encode or fine-tune from '
+    'them. Reading a .pth executes nothing in it.',
+    'The network is inferred from the tensors. What they cannot say has the '
+    'value of the released models unless it is given.',
+  )
+  parser.add_argument(
+    '--vae', required=True, help='tokenizer: .pth, .safetensors or .npz'
+  )
+  parser.add_argument(
+    '--var', required=True, help='transformer: .pth, .safetensors or .npz'
+  )
+  parser.add_argument('--out', required=True, help='folder to write')
+  parser.add_argument(
+    '--patch_nums', help='scales, such as 1,2,3,4 or 1x1,2x3; if not known'
+  )
+  _add_given(parser)
+  parser.add_argument(
+    '--compute_dtype',
+    default='float32',
+    choices=('float32', 'bfloat16'),
+    help='of the transformer; weights stay float32',
+  )
+  parser.add_argument(
+    '--dataset',
+    default='imagenet2012',
+    help='what it is evaluated on: a tfds name, "folder" or "emoji"',
+  )
+  parser.add_argument('--data_dir', default='', help='of the dataset')
+  parser.add_argument('--name', default='official', help='a label for people')
+  return parser
+
+
 def _add_given(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
-    '--num_heads', type=int, help='without l2-norm; otherwise it is stored'
+    '--num_heads',
+    type=int,
+    help='of a model without l2-norm, which alone does not store it',
   )
-  parser.add_argument('--norm_groups', type=int, help='of the tokenizer; 32')
-  parser.add_argument('--quant_resi', type=float, help='phi ratio; 0.5')
+  parser.add_argument(
+    '--norm_groups', type=int, help='groups of a GroupNorm; 32 if unset'
+  )
+  parser.add_argument(
+    '--quant_resi',
+    type=float,
+    help='weight of the residual convolutions (phi); 0.5 if unset',
+  )
   parser.add_argument(
     '--using_znorm',
     action='store_true',

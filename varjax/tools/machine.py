@@ -27,15 +27,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds what `of_args` reads."""
   add = parser.add_argument
   add('--device', help=f'one of {", ".join(devices.DEVICES)}')
-  add('--devices', type=int, help='how many (default 1)')
+  add('--devices', type=int, help='how many; 1 if unset')
   add(
     '--topology',
     help='device and slice instead, as v5e:4x4, v5p:4x4x4 or h100:8: step '
     'time by a roofline unless --mfu or --records say otherwise',
   )
   add('--mesh', help='data,fsdp,tensor; one may be -1 (as --mesh=-1,1,1)')
-  add('--remat', choices=memory.REMAT)
-  add('--mfu', type=float, help=f'utilisation (default {_DEFAULT_MFU})')
+  add('--remat', choices=memory.REMAT, help="model.remat; the run's if unset")
+  add(
+    '--mfu',
+    type=float,
+    help='share of the nominal peak; if unset, that of --records, of a '
+    f'roofline on --topology, or {_DEFAULT_MFU}',
+  )
   add(
     '--compile',
     action='store_true',

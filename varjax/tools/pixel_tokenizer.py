@@ -15,16 +15,18 @@ _KINDS = ('pixel', 'palette')
 
 
 def main(argv: list[str]) -> int:
-  """Writes the tokenizer; returns the exit code."""
+  """Writes the tokenizer; returns the exit code.
+
+  Raises:
+    ConfigError: a bad config, or a tokenizer that must be trained.
+  """
   parser = arguments.parser(
     'pixel-tokenizer',
     'Write a tokenizer whose codes are pixels (kind pixel) or colours of a '
     'palette found by k-means over training images (kind palette).',
-    '--config.KEY=VALUE sets any key of the config.',
+    arguments.OVERRIDE_HELP,
   )
-  parser.add_argument(
-    '--config', required=True, help='experiment file, PATH[:ARG]'
-  )
+  parser.add_argument('--config', required=True, help=arguments.CONFIG_HELP)
   parser.add_argument('--workdir', required=True, help='folder to write')
   parser.add_argument(
     '--images', type=int, default=512, help='training images for the palette'

@@ -41,6 +41,7 @@ from varjax.scaling import ladder as ladders
 from varjax.scaling import law as laws
 from varjax.scaling import plan as planner
 from varjax.scaling.ladder import Ladder
+from varjax.tools import arguments
 from varjax.tools import machine as machines
 
 
@@ -131,16 +132,18 @@ def _check_goals(args: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog='varjax plan',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  parser = arguments.parser('plan', __doc__ or '')
   add = parser.add_argument
   add('--fit', required=True, help='fit.json, or the directory it is in')
-  add('--budget', type=float, help='FLOPs, training and inference together')
-  add('--device_hours', '--device-hours', type=float)
+  add(
+    '--budget',
+    type=float,
+    help='FLOPs of training and inference together, as 1e21',
+  )
+  add(
+    '--device_hours', '--device-hours', type=float,
+    help='device-hours instead of FLOPs; needs --device or --topology',
+  )  # fmt: skip
   add(
     '--target_loss', '--target-loss', type=float, metavar='LOSS',
     help='the cheapest run that reaches this loss, instead of a budget',
@@ -153,7 +156,10 @@ def _parser() -> argparse.ArgumentParser:
     help='batch and learning rate; default keep with --config or --records, '
     'else var',
   )  # fmt: skip
-  add('--unique_images', '--unique-images', type=int)
+  add(
+    '--unique_images', '--unique-images', type=int,
+    help='images in the training split: what is beyond is repeated',
+  )  # fmt: skip
   add(
     '--repeat_constant', '--repeat-constant', type=float,
     help='R_D* of repeated data in epochs (weakly known: try several)',

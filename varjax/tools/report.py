@@ -7,11 +7,11 @@ report.html, report.md and figures/ into it.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 import sys
 
 from varjax.scaling import report
+from varjax.tools import arguments
 
 
 def main(argv: Sequence[str]) -> int:
@@ -23,12 +23,7 @@ def main(argv: Sequence[str]) -> int:
   Raises:
     RecordError: the directory or its records are missing or unreadable.
   """
-  parser = argparse.ArgumentParser(
-    prog='varjax report',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  parser = arguments.parser('report', __doc__ or '')
   parser.add_argument('directory', metavar='DIR', help='a sweep directory')
   parser.add_argument(
     '--no_references', '--no-references', action='store_true',

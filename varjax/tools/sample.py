@@ -11,34 +11,21 @@ import numpy as np
 from varjax import errors
 from varjax.tools import arguments
 
+_EXAMPLES = """
+examples:
+  varjax sample --workdir runs/my --run emoji_var-d7 --out samples.png
+  varjax sample --workdir runs/d16/model --labels 207,88 --repeat 4 \\
+    --cfg 4 --top_k 900 --top_p 0.96 --out grid.png
+"""
+
 
 def main(argv: list[str]) -> int:
-  """Samples and writes a PNG; returns the exit code."""
-  parser = arguments.parser(
-    'sample',
-    'Sample images with classifier-free guidance. The same seed gives the '
-    'same images.',
-  )
-  parser.add_argument(
-    '--workdir', required=True, help='of the trained run, or of a sweep'
-  )
-  parser.add_argument('--run', default='', help='name of a run of the sweep')
-  parser.add_argument('--out', required=True, help='PNG file to write')
-  parser.add_argument(
-    '--labels',
-    default='all',
-    help='class indices such as 0,3,3; "all" for every class; -1 is "no class"',
-  )
-  parser.add_argument('--repeat', type=int, default=1, help='images per label')
-  arguments.add_sampling(parser)
-  arguments.add_precision(parser)
-  parser.add_argument('--seed', type=int, default=0)
-  parser.add_argument('--batch_size', type=int, default=32)
-  parser.add_argument('--columns', type=int, help='of the grid')
-  parser.add_argument('--tokenizer', default='', help='if it has moved')
-  arguments.add_rejection(parser)
-  arguments.add_features(parser)
-  args = parser.parse_args(argv)
+  """Samples and writes a PNG; returns the exit code.
+
+  Raises:
+    ConfigError: a bad argument, or a label that the run does not know.
+  """
+  args = _parser().parse_args(argv)
   for name in ('repeat', 'batch_size', 'reject'):
     value = getattr(args, name)
     if value < 1:
@@ -77,6 +64,36 @@ def main(argv: list[str]) -> int:
   sheets.image_grid(images, out, columns)
   print(f'{len(images)} images of {pipe.label} written to {out}')
   return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = arguments.parser(
+    'sample',
+    'Sample images with classifier-free guidance into one grid.',
+    _EXAMPLES,
+  )
+  arguments.add_run(parser)
+  parser.add_argument('--out', required=True, help='PNG file to write')
+  parser.add_argument(
+    '--labels',
+    default='all',
+    help='class indices such as 0,3,3; "all" for every class; -1 is "no class"',
+  )
+  parser.add_argument('--repeat', type=int, default=1, help='images per label')
+  arguments.add_sampling(parser)
+  arguments.add_precision(parser)
+  arguments.add_seed(parser)
+  parser.add_argument(
+    '--batch_size', type=int, default=32, help='images computed at once'
+  )
+  parser.add_argument(
+    '--columns',
+    type=int,
+    help='images in a row; a square, or --repeat if that is more, if unset',
+  )
+  arguments.add_rejection(parser)
+  arguments.add_features(parser)
+  return parser
 
 
 def _choose(

@@ -11,48 +11,21 @@ from varjax import distributed, errors
 from varjax.tools import arguments
 
 _GROUP = 16
+_EXAMPLES = """
+examples:
+  varjax sample-50k --workdir runs/d16/model --cfg 1.5 --top_k 900 \\
+    --top_p 0.96 --out d16.npz
+  varjax sample-50k --workdir runs/my --run emoji_var-d7 --out emoji.npz
+"""
 
 
 def main(argv: list[str]) -> int:
-  """Samples the same number of images of every class; returns the exit code."""
-  parser = arguments.parser(
-    'sample-50k',
-    'Sample the same number of images of every class into one .npz, as the '
-    'evaluator of guided-diffusion reads it (uint8 arr_0 [n, H, W, 3]). '
-    'Classes alternate: image i has class i modulo the number of classes. '
-    'Run the same command again to go on after an interruption.',
-  )
-  parser.add_argument(
-    '--workdir', required=True, help='of the trained run, or of a sweep'
-  )
-  parser.add_argument('--run', default='', help='name of a run of the sweep')
-  parser.add_argument('--out', required=True, help='.npz file to write')
-  parser.add_argument('--per_class', type=int, default=50, help='images')
-  parser.add_argument(
-    '--classes', type=int, help='the first so many; all of the run if unset'
-  )
-  arguments.add_sampling(parser)
-  arguments.add_precision(parser)
-  parser.add_argument('--seed', type=int, default=0)
-  parser.add_argument(
-    '--batch_size',
-    type=int,
-    help='images in flight over the devices of a process, rounded up to '
-    'whole groups; two groups a device if unset; does not change the images',
-  )
-  parser.add_argument(
-    '--group',
-    type=int,
-    default=_GROUP,
-    help='images that a device computes at once: larger is faster and needs '
-    'more memory; belongs to the settings, because another size may round '
-    'differently',
-  )
-  parser.add_argument('--tokenizer', default='', help='if it has moved')
-  arguments.add_rejection(parser)
-  arguments.add_features(parser)
-  distributed.add_arguments(parser)
-  args = parser.parse_args(argv)
+  """Samples the same number of images of every class; returns the exit code.
+
+  Raises:
+    ConfigError: a bad argument, or more classes than the run knows.
+  """
+  args = _parser().parse_args(argv)
   out = pathlib.Path(args.out)
   if out.suffix != '.npz':
     raise errors.ConfigError(f'--out={args.out}: must end in .npz')
@@ -104,6 +77,46 @@ def main(argv: list[str]) -> int:
   done = 'written to' if wrote else 'are already in'
   print(f'{count} images of {pipe.label} {done} {out}')
   return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = arguments.parser(
+    'sample-50k',
+    'Sample the same number of images of every class into one .npz, as the '
+    'evaluator of guided-diffusion reads it (uint8 arr_0 [n, H, W, 3]). '
+    'Classes alternate: image i has class i modulo the number of classes. '
+    'Run the same command again to go on after an interruption.',
+    _EXAMPLES,
+  )
+  arguments.add_run(parser)
+  parser.add_argument('--out', required=True, help='.npz file to write')
+  parser.add_argument(
+    '--per_class', type=int, default=50, help='images of each class'
+  )
+  parser.add_argument(
+    '--classes', type=int, help='the first so many; all of the run if unset'
+  )
+  arguments.add_sampling(parser)
+  arguments.add_precision(parser)
+  arguments.add_seed(parser)
+  parser.add_argument(
+    '--batch_size',
+    type=int,
+    help='images in flight over the devices of a process, rounded up to '
+    'whole groups; two groups a device if unset; does not change the images',
+  )
+  parser.add_argument(
+    '--group',
+    type=int,
+    default=_GROUP,
+    help='images that a device computes at once: larger is faster and needs '
+    'more memory; belongs to the settings, because another size may round '
+    'differently',
+  )
+  arguments.add_rejection(parser)
+  arguments.add_features(parser)
+  distributed.add_arguments(parser)
+  return parser
 
 
 def _request(args: argparse.Namespace, count: int, classes: int):

@@ -10,6 +10,15 @@ from varjax import errors, launch, sweep
 from varjax.launch import conduct, plan
 from varjax.tools import arguments, engine_arguments
 
+_EXAMPLES = """
+examples:
+  varjax sweep sweeps/var_ladder.py --workdir runs/ladder --dry_run
+  varjax sweep sweeps/emoji_ladder.py --workdir runs/my --parallel 2
+  varjax sweep sweeps/emoji_ladder.py --workdir runs/my --engine slurm \\
+    --slurm timeout_min=240,gpus_per_node=1
+  varjax status runs/my --watch               in another window
+"""
+
 
 def main(
   argv: list[str],
@@ -73,8 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     'sweep',
     'Train every trial of a sweep file. Running the same command again '
     'skips complete trials and resumes the others, whatever happened.',
-    '--config.KEY=VALUE, such as --config.optim.lr=3e-4, sets a key in all '
-    'trials; `varjax train --dry_run` prints all keys.',
+    '--config.KEY=VALUE, such as --config.optim.lr=3e-4, sets a key in all\n'
+    f'trials; `varjax train --dry_run` prints all keys.\n{_EXAMPLES}',
   )
   parser.add_argument(
     'sweep',

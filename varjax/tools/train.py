@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import pathlib
 import sys
@@ -9,32 +10,24 @@ import sys
 from varjax import distributed, errors
 from varjax.tools import arguments
 
+_EXAMPLES = """
+examples:
+  varjax train --config experiments/var_imagenet256.py:size=d16 --dry_run
+  varjax train --config experiments/emoji_tokenizer.py \\
+    --workdir runs/my/tokenizer
+  varjax train --config experiments/emoji_var.py:size=d4 --workdir runs/my/d4 \\
+    --config.tokenizer_dir=runs/my/tokenizer --config.codes_dir=runs/my/codes
+"""
+
 
 def main(argv: list[str]) -> int:
-  """Trains, resumes or dry-runs; returns the exit code."""
+  """Trains, resumes or dry-runs; returns the exit code.
+
+  Raises:
+    ConfigError: a bad config or argument; nothing was written.
+  """
   argv, overrides = arguments.split_overrides(argv)
-  parser = arguments.parser(
-    'train',
-    'Train a tokenizer or a transformer. Running the same command again '
-    'resumes from the last checkpoint; a complete run is not repeated.',
-    arguments.OVERRIDE_HELP,
-  )
-  parser.add_argument('--config', required=True, help=arguments.CONFIG_HELP)
-  parser.add_argument('--workdir', help='folder of this run')
-  parser.add_argument(
-    '--dry_run',
-    action='store_true',
-    help='print the resolved config, parameters, FLOPs, memory and run id '
-    'without compiling or writing anything',
-  )
-  parser.add_argument('--quiet', action='store_true', help='no progress bar')
-  parser.add_argument(
-    '--profile_steps',
-    metavar='FIRST,LAST',
-    help='trace these updates for xprof, into WORKDIR/profile',
-  )
-  distributed.add_arguments(parser)
-  args = parser.parse_args(argv)
+  args = _parser().parse_args(argv)
   run = arguments.load_run(args.config, overrides)
   if args.dry_run:
     from varjax.tools import dry_run
@@ -80,6 +73,34 @@ def main(argv: list[str]) -> int:
   print(f'run {record.run_id} complete: {json.dumps(values)}')
   sys.stdout.flush()
   return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = arguments.parser(
+    'train',
+    'Train a tokenizer or a transformer. Running the same command again '
+    'resumes from the last checkpoint; a complete run is not repeated.',
+    f'{arguments.OVERRIDE_HELP}\n{_EXAMPLES}',
+  )
+  parser.add_argument('--config', required=True, help=arguments.CONFIG_HELP)
+  parser.add_argument(
+    '--workdir', help='folder of this run; not needed to --dry_run'
+  )
+  parser.add_argument(
+    '--dry_run',
+    action='store_true',
+    help='print the resolved config, parameters, FLOPs, memory and run id '
+    'without compiling or writing anything',
+  )
+  parser.add_argument('--quiet', action='store_true', help='no progress bar')
+  parser.add_argument(
+    '--profile_steps',
+    metavar='FIRST,LAST',
+    help='trace the updates with these numbers, such as 10,12, for xprof, '
+    'into WORKDIR/profile',
+  )
+  distributed.add_arguments(parser)
+  return parser
 
 
 def _steps(text: str | None) -> tuple[int, int] | None:
