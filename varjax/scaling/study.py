@@ -81,20 +81,9 @@ def study(
   gate = identify.Gate(options.force)
   used, why = _usable(frame, key_of, used, why, gate)
   rows = frame[used]
-  objective = options.objective(form)
-  columns = {k: rows[v].to_numpy(float) for k, v in key_of.items()}
-  y = rows['y'].to_numpy(float)
   runs = _runs(rows)
   distinct = None if runs is None else len(np.unique(runs))
-  if options.method == 'vpnls' and isinstance(form, SumForm):
-    found = vpnls.fit_vpnls(
-      form, columns, y, force=options.force, distinct=distinct
-    )
-  else:
-    found = fit.fit(
-      form, columns, y, objective, starts=options.starts, seed=options.seed,
-      force=options.force, distinct=distinct,
-    )  # fmt: skip
+  found = _fit(rows, form, key_of, options, distinct)
   boot = None
   if options.bootstrap and found.dof > 0:
     boot = bootstrap.bootstrap(
@@ -106,7 +95,7 @@ def study(
     # A surface has a largest budget and a largest size.
     for by in [x_key] if x_key else ['c', 'n']:
       made = backtest.leave_largest_out(
-        form, rows, key_of, objective, by=by,
+        form, rows, key_of, options.objective(form), by=by,
         starts=min(options.starts, 60), seed=options.seed,
         replicates=min(options.bootstrap, 300) or 100, y_kind=quantity.kind,
       )  # fmt: skip
@@ -117,33 +106,68 @@ def study(
     why=why, backtests=tested,
     conventions=conventions or conventions_of(options),
   )  # fmt: skip
-  if form.name == 'repeat':
-    # Weakly identified by nature: never quoted without their profiles.
-    entry['profiles'] = _profiles(found, list(form.names))
-  elif quantity.primary:
-    # An interval of bootstraps says little of a parameter near a bound.
-    entry['profiles'] = _profiles(found, _weak(found, entry))
-  if options.sensitivity and quantity.primary:
-    entry['sensitivity'] = sensitivity.sensitivity(
-      found, others=sensitivity.others_of(form)
-    )
-    entry['profiles'] = _profiles(found, _alone(found))
-  kept = [r.as_dict() for r in gate.kept]
-  entry['refusals'] = kept + entry['refusals']
+  entry |= _doubts(found, entry, quantity, options)
+  entry['refusals'] = [r.as_dict() for r in gate.kept] + entry['refusals']
   entry['drop'] = options.drop_highest
   entry['filter'] = filter_text(options)
+  entry['warnings'] += _warnings(found, distinct)
+  return Study(found, boot, entry)
+
+
+def _fit(
+  rows: pd.DataFrame,
+  form: Form,
+  key_of: dict[str, str],
+  options: Options,
+  distinct: int | None,
+) -> Fit:
+  """The form on the rows, by the method that was asked for."""
+  columns = {k: rows[v].to_numpy(float) for k, v in key_of.items()}
+  y = rows['y'].to_numpy(float)
+  if options.method == 'vpnls' and isinstance(form, SumForm):
+    return vpnls.fit_vpnls(
+      form, columns, y, force=options.force, distinct=distinct
+    )
+  return fit.fit(
+    form, columns, y, options.objective(form), starts=options.starts,
+    seed=options.seed, force=options.force, distinct=distinct,
+  )  # fmt: skip
+
+
+def _doubts(
+  found: Fit, entry: dict[str, Any], quantity: Quantity, options: Options
+) -> dict[str, Any]:
+  """`profiles` and `sensitivity` of the entry, where there is reason."""
+  out = {}
+  if found.form.name == 'repeat':
+    # Weakly identified by nature: never quoted without their profiles.
+    out['profiles'] = _profiles(found, list(found.form.names))
+  elif quantity.primary:
+    # An interval of bootstraps says little of a parameter near a bound.
+    out['profiles'] = _profiles(found, _weak(found, entry))
+  if options.sensitivity and quantity.primary:
+    out['sensitivity'] = sensitivity.sensitivity(
+      found, others=sensitivity.others_of(found.form)
+    )
+    out['profiles'] = _profiles(found, _alone(found))
+  return out
+
+
+def _warnings(found: Fit, distinct: int | None) -> list[str]:
+  """What the number of runs says about the intervals."""
+  warnings = []
   if distinct is not None:
-    entry['warnings'].append(
-      f'{len(rows)} rows are of {distinct} runs: intervals are over runs; '
+    warnings.append(
+      f'{len(found.y)} rows are of {distinct} runs: intervals are over runs; '
       'points inside a longer learning-rate schedule lie above what a run of '
       'that length would reach'
     )
   if found.dof <= 2:
-    entry['warnings'].append(
-      f'{len(found.y)} runs for {len(form.names)} parameters: '
+    warnings.append(
+      f'{len(found.y)} runs for {len(found.form.names)} parameters: '
       f'{found.dof} degrees of freedom, so intervals rest on few residuals'
     )
-  return Study(found, boot, entry)
+  return warnings
 
 
 def _runs(rows: pd.DataFrame) -> np.ndarray | None:
