@@ -44,6 +44,11 @@ def fold(
 ) -> Weights:
   """A convolution and the batch normalisation after it, as one convolution.
 
+  Args:
+    kernel: [out, in, k, k] of the convolution, which has no bias.
+    scale, bias, mean, variance: of the normalisation, [out] each.
+    eps: added to the variance.
+
   Returns:
     'kernel' [k, k, in, out] and 'bias' [out], float32; folded in float64.
   """
@@ -61,7 +66,17 @@ def conv(
   stride: int = 1,
   padding: str = 'SAME',
 ) -> jax.Array:
-  """A dense convolution, channels last."""
+  """A dense convolution, channels last.
+
+  Args:
+    weights: 'kernel' [k, k, C, out] and 'bias' [out].
+    x: images or maps.
+    stride: along both sides.
+    padding: 'SAME' or 'VALID'.
+
+  Returns:
+    [B, h, w, out].
+  """
   kernel, bias = weights['kernel'], weights['bias']
   if kernel.shape[:2] == (1, 1) and stride == 1:
     return jnp.einsum('bhwc,cd->bhwd', x, kernel[0, 0]) + bias[None, None, None]

@@ -1,0 +1,1 @@
+"""Official VAR checkpoints in and out; files of weights, read safely."""

@@ -83,16 +83,18 @@ class NotStarted:
   why: str
 
   def where(self) -> str | None:
+    """Nowhere."""
     return None
 
   def poll(self) -> Ending | None:
+    """Its ending, at once."""
     return Ending(None, self.why)
 
   def stop(self) -> None:
-    pass
+    """Nothing runs that could be stopped."""
 
   def kill(self) -> None:
-    pass
+    """Nothing runs that could be killed."""
 
 
 @dataclasses.dataclass

@@ -73,11 +73,13 @@ class Attempt:
     self._ask_for_places()
 
   def where(self) -> str | None:
+    """The nodes of its processes; None while it waits for them."""
     if self._ordered is None:
       return None
     return ', '.join(dict.fromkeys(place['where'] for place in self._places))
 
   def poll(self) -> drive.Ending | None:
+    """Goes on without waiting; its ending once there is one."""
     if self._ended is None:
       try:
         self._ended = self._advance()
@@ -90,6 +92,7 @@ class Attempt:
     return self._ended
 
   def stop(self) -> None:
+    """Asks the trial to save and end; an attempt without places just ends."""
     if self._ordered is None:
       self.kill()
     elif not self._told:
@@ -98,6 +101,7 @@ class Attempt:
         remote.stop(self._ordered)
 
   def kill(self) -> None:
+    """Ends the trial whatever it does, and gives its places back."""
     if self._ended is None:
       self._ended = drive.Ending(-signal.SIGKILL, 'killed by the launcher')
       # Whatever the cluster does with the actors, a keeper obeys this.

@@ -30,10 +30,14 @@ class Perceptual(Protocol):
   """
 
   @property
-  def params(self) -> PyTree: ...
+  def params(self) -> PyTree:
+    """Weights."""
+    ...
 
   @property
-  def identity(self) -> str: ...
+  def identity(self) -> str:
+    """Name and hash of the weights."""
+    ...
 
   def distance(
     self,

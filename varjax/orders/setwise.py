@@ -93,7 +93,11 @@ class SetwiseOrder(FlatOrder):
 
   @functools.cached_property
   def blocks(self) -> tuple[_Block, ...]:
-    """The rows of every step."""
+    """The rows of every step.
+
+    Raises:
+      ConfigError: an unknown context, or sets that do not fit an image.
+    """
     make = {'shifted': _shifted, 'separate': _separate}
     if self.order.context not in make:
       raise errors.ConfigError(

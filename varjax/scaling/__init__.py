@@ -1,0 +1,1 @@
+"""From records to fitted laws, plans and reports: NumPy and SciPy alone."""

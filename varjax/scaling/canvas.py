@@ -126,7 +126,15 @@ def errorbars(
   axis: Axes, rows: Sequence[Mapping[str, Any]], key: str, colour: str,
   marker: str, name: str,
 ) -> None:  # fmt: skip
-  """Marks of `rows` at x and `key`, with bars where they have a sem."""
+  """Marks of `rows` at x and `key`, with bars where they have a sem.
+
+  Args:
+    axis: drawn on.
+    rows: with 'x', `key` and perhaps 'sem'; what is no number is left out.
+    key: of the height.
+    colour, marker: as Matplotlib names them.
+    name: in the legend.
+  """
   kept = [
     r for r in rows
     if notation.is_number(r.get('x')) and notation.is_number(r.get(key))
@@ -147,7 +155,14 @@ def log_axes(
   axis: Axes, x_label: str, y_label: str, margin: float = 0.06,
   log_y: bool = True,
 ) -> None:  # fmt: skip
-  """Labels, logarithmic scales and readable ticks."""
+  """Labels, logarithmic scales and readable ticks.
+
+  Args:
+    axis: with its lines drawn already.
+    x_label, y_label: a name with its unit.
+    margin: share of the range left free on each side.
+    log_y: whether the y axis is logarithmic, too.
+  """
   axis.margins(margin)
   axis.set_xscale('log')
   axis.set_xlabel(plain(x_label))
@@ -159,7 +174,13 @@ def log_axes(
 
 
 def tidy(axis: Axis, which: str, low: float, high: float) -> None:
-  """Ticks that can be read on a logarithmic axis of any span."""
+  """Ticks that can be read on a logarithmic axis of any span.
+
+  Args:
+    axis: whose label decides how they are written: FLOPs as powers of ten.
+    which: 'x' or 'y'.
+    low, high: its limits.
+  """
   from matplotlib import ticker
 
   decades = math.log10(high / low) if 0 < low < high else 1.0

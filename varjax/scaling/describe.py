@@ -35,7 +35,17 @@ def versions() -> dict[str, str]:
 
 
 def derived(fit: Fit, params: dict | None = None, x=None, y=None) -> dict:
-  """Quantities that follow from the parameters (floats, or arrays [b])."""
+  """Quantities that follow from the parameters.
+
+  Args:
+    fit: of a surface, its exponents a, b and so on; of a power law, the
+      exponent and k of (k x)^exponent.
+    params: floats, or arrays [b] of refits; the fit's own by default.
+    x, y: points [n], for the correlation of a power law.
+
+  Returns:
+    Floats, or arrays [b]; {} of other forms.
+  """
   values: dict = fit.params if params is None else params
   if {'A', 'B', 'alpha', 'beta'} <= set(values):
     return {

@@ -126,7 +126,16 @@ def problem_of(
   weights: np.ndarray,
   scale: Scale,
 ) -> Problem:
-  """The optimiser's view of a data set."""
+  """The optimiser's view of a data set.
+
+  Args:
+    form: what is fitted.
+    columns: its inputs, [n] each, in the user's units.
+    y: losses [n], or [b, n] of as many data sets.
+    objective: what is minimised.
+    weights: of the points, [n] or [b, n].
+    scale: the units to work in.
+  """
   return Problem(
     bound=form.bind(columns, scale),
     y=np.atleast_2d(y) / math.exp(scale.y),

@@ -53,33 +53,51 @@ class Form(Protocol):
   """What the optimiser, the bootstrap and the report know about a form."""
 
   @property
-  def name(self) -> str: ...
+  def name(self) -> str:
+    """Key of `options.FORMS`, or of a form made for one fit."""
+    ...
 
   @property
-  def formula(self) -> str: ...
+  def formula(self) -> str:
+    """The form as people write it."""
+    ...
 
   @property
-  def inputs(self) -> tuple[str, ...]: ...
+  def inputs(self) -> tuple[str, ...]:
+    """Columns that it reads."""
+    ...
 
   @property
-  def names(self) -> tuple[str, ...]: ...
+  def names(self) -> tuple[str, ...]:
+    """Free parameters, in the order of theta [p]."""
+    ...
 
   @property
-  def pinned(self) -> Mapping[str, float]: ...
+  def pinned(self) -> Mapping[str, float]:
+    """Parameters held fixed, in the user's units."""
+    ...
 
-  def bounds(self) -> np.ndarray: ...
+  def bounds(self) -> np.ndarray:
+    """[p, 2] lower and upper bounds of theta."""
+    ...
 
-  def bind(self, columns: Columns, scale: Scale) -> BoundForm: ...
+  def bind(self, columns: Columns, scale: Scale) -> BoundForm:
+    """The form on inputs [n], ready for batches of theta."""
+    ...
 
   def starts(
     self, columns: Columns, y: np.ndarray, rng: np.random.Generator, count: int
-  ) -> np.ndarray: ...
+  ) -> np.ndarray:
+    """Thetas [count, p] from which an optimiser may start."""
+    ...
 
-  def to_params(self, theta: np.ndarray, scale: Scale) -> dict: ...
+  def to_params(self, theta: np.ndarray, scale: Scale) -> dict:
+    """Parameters [...] in the user's units, pinned ones too, of [..., p]."""
+    ...
 
-  def to_theta(
-    self, params: Mapping[str, float], scale: Scale
-  ) -> np.ndarray: ...
+  def to_theta(self, params: Mapping[str, float], scale: Scale) -> np.ndarray:
+    """Theta [p] of parameters in the user's units."""
+    ...
 
 
 # log y [b, n], its derivative [b, n, p], and the function that takes v [b, n]
@@ -90,11 +108,17 @@ Expansion = tuple[np.ndarray, np.ndarray, Callable[[np.ndarray], np.ndarray]]
 class BoundForm(Protocol):
   """A form on given inputs."""
 
-  def value(self, theta: np.ndarray) -> np.ndarray: ...
+  def value(self, theta: np.ndarray) -> np.ndarray:
+    """log y [b, n], normalised, at theta [b, p]."""
+    ...
 
-  def jacobian(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
+  def jacobian(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """log y [b, n] and its derivative [b, n, p]."""
+    ...
 
-  def expand(self, theta: np.ndarray) -> Expansion: ...
+  def expand(self, theta: np.ndarray) -> Expansion:
+    """The same, and what its second derivatives sum to."""
+    ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,15 +158,18 @@ class SumForm:
 
   @property
   def coefs(self) -> tuple[str, ...]:
+    """Free coefficients, in the order of the terms."""
     return tuple(t.coef for t in self.terms if t.coef not in self.pinned)
 
   @property
   def exponents(self) -> tuple[str, ...]:
+    """Exponents, each once, in the order of the terms."""
     seen = dict.fromkeys(e for t in self.terms for _, e in t.powers)
     return tuple(seen)
 
   @property
   def names(self) -> tuple[str, ...]:
+    """Free parameters, in the order of theta."""
     return self.coefs + self.exponents
 
   def bounds(self) -> np.ndarray:

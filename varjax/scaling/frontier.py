@@ -47,9 +47,11 @@ class Frontier:
 
   @property
   def runs_on_it(self) -> int:
+    """How many runs the used part of the envelope is made of."""
     return len(set(self.owner[self.used].tolist()))
 
   def as_dict(self) -> dict:
+    """`frontier` of the result file."""
     return {
       'c': self.c, 'loss': self.loss,
       'run_id': [self.run_ids[i] for i in self.owner],

@@ -96,6 +96,11 @@ class Gate:
     self.kept: list[Refusal] = []
 
   def refuse(self, refusal: Refusal) -> None:
+    """Raises the refusal, or keeps it.
+
+    Raises:
+      FitRefused: the gate is not forced.
+    """
     if not self.force:
       raise refusal
     self.kept.append(refusal)

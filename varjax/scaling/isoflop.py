@@ -70,10 +70,12 @@ class IsoFlop:
 
   @property
   def valid(self) -> list[Budget]:
+    """Budgets with a minimum inside of their runs: the points of the line."""
     return [b for b in self.budgets if b.why is None]
 
   @property
   def interval(self) -> tuple[float, float] | None:
+    """95 % of the exponent by the bootstrap; None of fewer than 20 draws."""
     if len(self.draws) < 20:
       return None
     lo, hi = np.percentile(self.draws, [2.5, 97.5])
@@ -280,7 +282,14 @@ def _akima(x: np.ndarray, log_y: np.ndarray) -> tuple[float, float]:
 def resampled_lines(
   valid: list[Budget], method: str, replicates: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Exponents and log intercepts of runs resampled within budgets, [b]."""
+  """Exponents and log intercepts of runs resampled within budgets, [b].
+
+  Args:
+    valid: budgets with a minimum.
+    method: 'parabola' or 'akima'.
+    replicates: how many to draw; b is what of them has a line.
+    seed: of the draws.
+  """
   if replicates <= 0:
     return np.zeros(0), np.zeros(0)
   rng = np.random.default_rng(seed)
@@ -301,7 +310,14 @@ def resampled_lines(
 def resampled_minima(
   budget: Budget, method: str, replicates: int, rng: np.random.Generator
 ) -> np.ndarray:
-  """Log sizes of the minima of resampled runs, [b]; nan where invalid."""
+  """Log sizes of the minima of resampled runs, [b]; nan where invalid.
+
+  Args:
+    budget: its runs are drawn with replacement.
+    method: 'parabola' or 'akima'.
+    replicates: b.
+    rng: of the draws.
+  """
   m = len(budget.x)
   weights = rng.multinomial(m, np.full(m, 1 / m), size=replicates)
   if method == 'parabola':

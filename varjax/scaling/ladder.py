@@ -20,14 +20,22 @@ class Sizes(Protocol):
   """What a planner asks of a family: `Ladder`, or a list of experiments."""
 
   @property
-  def base(self) -> RunSpec: ...
+  def base(self) -> RunSpec:
+    """Everything that the sizes share."""
+    ...
 
   @property
-  def rungs(self) -> tuple[int, ...]: ...
+  def rungs(self) -> tuple[int, ...]:
+    """The sizes to choose from, ascending."""
+    ...
 
-  def name(self, rung: int) -> str: ...
+  def name(self, rung: int) -> str:
+    """The name of a size, as `d16`."""
+    ...
 
-  def run(self, rung: int) -> RunSpec: ...
+  def run(self, rung: int) -> RunSpec:
+    """The base run with the model of one size."""
+    ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +71,11 @@ class Ladder:
     return f'w{rung * self.head_size}'
 
   def run(self, rung: int) -> RunSpec:
-    """The base run with the model of one rung."""
+    """The base run with the model of one rung.
+
+    Raises:
+      ConfigError: a rung below 1.
+    """
     if rung < 1:
       raise errors.ConfigError(f'size {rung}: must be at least 1')
     depth, width = self.base.model.depth, rung * self.head_size

@@ -47,9 +47,11 @@ class SmoothForm:
   pinned: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
   def bounds(self) -> np.ndarray:
+    """[p, 2] lower and upper bounds of theta."""
     return np.array(self.box)
 
   def bind(self, columns: Columns, scale: Scale) -> BoundSmooth:
+    """The form on inputs [n], ready for batches of theta."""
     logs = {k: np.log(columns[k])[None] - scale.x[k] for k in self.inputs}
     return BoundSmooth(self, logs, scale)
 
@@ -62,12 +64,14 @@ class SmoothForm:
     return rng.uniform(low, high, (count, len(low)))
 
   def to_params(self, theta: np.ndarray, scale: Scale) -> dict:
+    """Parameters [...] in the user's units, pinned ones too, of [..., p]."""
     values = dict(zip(self.names, np.moveaxis(theta, -1, 0), strict=True))
     out = self.decode(values, scale)
     fixed = {k: np.full(theta.shape[:-1], v) for k, v in self.pinned.items()}
     return {**out, **fixed}
 
   def to_theta(self, params: Mapping[str, float], scale: Scale) -> np.ndarray:
+    """Theta [p] of parameters in the user's units."""
     values = self.encode(params, scale)
     return np.array([values[k] for k in self.names])
 

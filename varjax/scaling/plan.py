@@ -227,7 +227,15 @@ def finish(
   allow_extrapolation: bool,
   target_loss: float | None = None,
 ) -> Plan:
-  """A plan from its sizes; `at` is the index of the best in the ladder.
+  """A plan from its sizes.
+
+  Args:
+    menu: what there is to choose from.
+    demand: what it was chosen for.
+    at: index of the best size in the ladder.
+    sizes: all that were compared.
+    allow_extrapolation: plan however far beyond the fitted runs.
+    target_loss: that the plan reaches, where it is not of a budget.
 
   Raises:
     FitRefused: the best size lies too far outside the fit.
@@ -279,7 +287,15 @@ def extrapolation(law: Law, n: float, d: float | None) -> float:
 def size_of(
   menu: Menu, demand: Demand, i: int, images: float, deadweight: float
 ) -> Size:
-  """The size of index `i` in the ladder, trained on so many images."""
+  """One size of a plan.
+
+  Args:
+    menu: what there is to choose from.
+    demand: what for; its unique images make repeats count less.
+    i: index of the size in the ladder.
+    images: that it is trained on.
+    deadweight: share of the budget that another size would have saved.
+  """
   tokens = images * menu.positions
   counted = float(effective_tokens(np.array(images), menu.positions, demand))
   found = menu.law.predict(float(menu.n[i]), counted)

@@ -44,6 +44,7 @@ class Profile:
   improved: bool
 
   def as_dict(self) -> dict:
+    """One entry of `profiles` of the result file."""
     return {
       'values': self.values, 'objective': self.objective, 'lo': self.lo,
       'hi': self.hi, 'level': self.level,

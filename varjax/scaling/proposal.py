@@ -130,6 +130,15 @@ def predictions(
 ) -> list[dict[str, Any]]:
   """Named sizes at one training length, for laws with and without data.
 
+  Args:
+    law: predicts the losses.
+    ladder: the family of the sizes.
+    rungs: which of them.
+    images: of the training of each.
+    budget: FLOPs; None where nothing limits them.
+    recipe_name: batch and learning rate, key of `recipe.RECIPES`.
+    machine: what the cost is of; None without one.
+
   Returns:
     One mapping a size: exact counts, FLOPs, predicted loss, whether the
     budget pays for it, and its cost.
@@ -163,7 +172,15 @@ def as_json(
   law: Law, ladder: Ladder, found: Plan, made: Proposal, recipe_name: str,
   machine: Machine | None,
 ) -> dict[str, Any]:  # fmt: skip
-  """plan.json: everything the plan says, as plain values."""
+  """plan.json: everything the plan says, as plain values.
+
+  Args:
+    law, ladder: what the plan was made with.
+    found: the plan.
+    made: the run that it proposes.
+    recipe_name: batch and learning rate of that run.
+    machine: what its cost is of; None without one.
+  """
   return {
     'schema': SCHEMA,
     'kind': 'varjax.plan',

@@ -66,7 +66,14 @@ def html_context(
   drawings: dict[str, str],
   context: dict[str, Any],
 ) -> dict[str, Any]:
-  """The common context, with figures and pictures as HTML."""
+  """The common context, with figures and pictures as HTML.
+
+  Args:
+    sweep: what is reported.
+    exhibits: figures and what is said of them.
+    drawings: {name of an exhibit: its SVG}.
+    context: what the page and the Markdown share.
+  """
   style = (_TEMPLATES / 'report.css').read_text()
   return {
     **context,

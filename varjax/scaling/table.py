@@ -73,6 +73,7 @@ class Conventions:
 
   @property
   def flop_text(self) -> str:
+    """What C is, in words."""
     text = C_CONVENTIONS[self.c]
     return text if self.c != 'knd' else f'C = {self.k:g} N D'
 
