@@ -164,6 +164,24 @@ def test_bytes_by_hand():
   assert found['norm'] == plain['norm']
 
 
+def test_what_is_found_again_goes_straight_to_float8():
+  found, plain, kept = (
+    {phase.name: phase for phase in phases.train_phases(run)}
+    for run in (
+      _with(products='fp8', remat='light'),
+      _with(remat='light'),
+      FP8,
+    )
+  )
+  row, square = ROWS * WIDTH, WIDTH**2
+  # Norms and activation write 6 widths less in bf16, and 7 in float8, of
+  # which one is read from what attention left.
+  more = found['recomputation'].bytes - plain['recomputation'].bytes
+  assert more == 16 * (-6 * 2 * row + 7 * row + 2 * row + 5 * 12 * square)
+  turned = kept['rounding, backward'].bytes - found['rounding, backward'].bytes
+  assert turned == 16 * 2 * (7 * row + 12 * square)
+
+
 def test_what_is_kept_falls_without_rematerialisation_alone():
   for remat in memory.REMAT:
     one, other = (

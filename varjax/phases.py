@@ -109,6 +109,8 @@ def train_phases(
   forward = _forward(run, sequence, images)
   backward = _backward(run, sequence, images)
   blocks = [p for p in forward if p.name in _REPEATED[model.remat]]
+  if model.products == 'fp8':
+    blocks = _rounding_again(run, blocks, images * sequence.positions)
   if model.loss_chunks > 1:
     blocks += [p for p in forward if p.name == 'head']
   cast = _BYTES[model.compute_dtype]
@@ -260,18 +262,44 @@ def _rounding(run: RunSpec, rows: int) -> list[Phase]:
   ]
 
 
+def _rounding_again(
+  run: RunSpec, repeated: list[Phase], rows: int
+) -> list[Phase]:
+  """What is repeated, where it goes straight to float8.
+
+  No wider copy of an input is written and read; of the four, only what
+  attention left was kept and is read.
+  """
+  n, c = run.model.depth, _BYTES[run.model.compute_dtype]
+  inputs = {name: a for name, (a, _) in _products(run).items()}
+  spared = {
+    'norm': inputs['qkv'] + inputs['fc1'],
+    'activation': inputs['fc2'],
+    'rounding': inputs['qkv'] + inputs['fc1'] + inputs['fc2'],
+  }
+  return [
+    dataclasses.replace(
+      phase, bytes=phase.bytes - n * rows * c * spared.get(phase.name, 0)
+    )
+    for phase in repeated
+  ]
+
+
 def _turning(run: RunSpec, rows: int) -> Phase:
   """Gradients to float8, and what lies the wrong way for two products.
 
   Matrix units of 8 bits want rows of what is summed over: the gradient is
-  written in both orders, the kept input and weights are turned.
+  written in both orders, and an input and weights that were kept are turned;
+  those that are found again are written as they are needed.
   """
   n, c = run.model.depth, _BYTES[run.model.compute_dtype]
+  kept = run.model.remat == 'none'
   moved = sum(
-    rows * b * (c + 2 * _FLOAT8) + 2 * _FLOAT8 * a * (rows + b)
+    rows * b * (c + 2 * _FLOAT8) + kept * 2 * _FLOAT8 * a * (rows + b)
     for a, b in _products(run).values()
   )
-  return Phase('rounding', 0, n * moved, 3 * n * len(_products(run)))
+  kernels = 3 if kept else 1
+  return Phase('rounding', 0, n * moved, kernels * n * len(_products(run)))
 
 
 def _backward(run: RunSpec, sequence: Sequence, images: int) -> list[Phase]:
