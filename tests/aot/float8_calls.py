@@ -30,6 +30,7 @@ def main() -> None:
     total=spec.Duration(steps=10),
     model=dataclasses.replace(model, **json.loads(sys.argv[1])),
     batch_size=4,
+    data=spec.DataSpec(resolution=256),
   )
   mesh = sharding.make_mesh(run.mesh, target.devices(H100))
   program = compiler.lower(run, mesh).compile(compiler_options=cuda.OPTIONS)
