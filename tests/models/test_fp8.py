@@ -136,7 +136,7 @@ def test_in_bfloat16_the_result_is_rounded_once_more():
       rtol=2**-8,
       atol=1e-6 * np.abs(other).max(),
     )
-  # The gradient of the weights stays float32.
+  # The gradient of the weights is float32, as they are.
   assert [part.dtype for part in run(*low)] == [
     jnp.bfloat16, jnp.bfloat16, jnp.float32,
   ]  # fmt: skip

@@ -114,7 +114,10 @@ def _product_bwd(axes, kept, grad):
   outputs = tuple(range(len(rows), grad.ndim))
   columns = tuple(range(axes, kernel.ndim))
   grad_x = _dot(grad, kernel, (outputs, columns), grad.dtype)
-  return grad_x, _dot(x, grad, (rows, rows), jnp.float32)
+  # Leaves the product in the type of x, as it would without float8: that is
+  # what devices send each other.
+  grad_kernel = _dot(x, grad, (rows, rows), grad.dtype)
+  return grad_x, grad_kernel.astype(jnp.float32)
 
 
 _product.defvjp(_product_fwd, _product_bwd)
