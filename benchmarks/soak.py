@@ -31,7 +31,8 @@ import subprocess
 import sys
 import time
 
-from soak_faults import FAULTS, Harm, Scene
+from soak_faults import FAULTS
+from soak_scene import Harm, Scene
 from soak_world import Launcher, World, results
 
 _PER_ROUND = 5

@@ -53,6 +53,18 @@ def main():
   return train(workdir, options)
 
 
+def check_gang(workdir, processes):
+  """The processes of a 'gang' were told apart, and of one coordinator."""
+  told = [
+    dict(line.split('=') for line in path.read_text().split())
+    for path in sorted(workdir.glob('gang-*.env'))
+  ]
+  ranks = [str(rank) for rank in range(processes)]
+  assert [t['JAX_PROCESS_ID'] for t in told] == ranks
+  assert {t['JAX_NUM_PROCESSES'] for t in told} == {str(processes)}
+  assert len({t['JAX_COORDINATOR_ADDRESS'] for t in told}) == 1
+
+
 def train(workdir, options):
   stop = []
   signal.signal(signal.SIGTERM, lambda *_: stop.append(1))

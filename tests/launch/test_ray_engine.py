@@ -5,6 +5,7 @@ import pathlib
 import signal
 import time
 
+import fake_trainer
 import pytest
 
 from varjax import errors, records
@@ -144,13 +145,7 @@ def test_processes_of_a_trial_each_get_a_node_and_find_each_other(
   assert _run(bench, cluster, bench.named('gang'), tmp_path,
               '--processes=2') == 0  # fmt: skip
   [workdir] = tmp_path.glob('trials/gang-*')
-  told = [
-    dict(line.split('=') for line in path.read_text().split())
-    for path in sorted(workdir.glob('gang-*.env'))
-  ]
-  assert [t['JAX_PROCESS_ID'] for t in told] == ['0', '1']
-  assert {t['JAX_NUM_PROCESSES'] for t in told} == {'2'}
-  assert len({t['JAX_COORDINATOR_ADDRESS'] for t in told}) == 1
+  fake_trainer.check_gang(workdir, 2)
 
 
 @pytest.mark.slow

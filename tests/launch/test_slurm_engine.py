@@ -10,6 +10,7 @@ import signal
 import time
 
 import fake_slurm
+import fake_trainer
 import pytest
 
 from varjax import errors, records
@@ -77,13 +78,7 @@ def test_a_trial_that_loses_one_of_two_processes_starts_again_as_a_whole(
   assert out.count('start halved') == 2
   assert 'retry halved in 0 s: killed by SIGKILL' in out
   [workdir] = tmp_path.glob('trials/halved-*')
-  told = [
-    dict(line.split('=') for line in path.read_text().split())
-    for path in sorted(workdir.glob('gang-*.env'))
-  ]
-  assert [t['JAX_PROCESS_ID'] for t in told] == ['0', '1']
-  assert {t['JAX_NUM_PROCESSES'] for t in told} == {'2'}
-  assert len({t['JAX_COORDINATOR_ADDRESS'] for t in told}) == 1
+  fake_trainer.check_gang(workdir, 2)
   log = (workdir / 'log.txt').read_text()
   assert 'resumed from step' in log
   [record] = records.read(tmp_path / 'records.jsonl')
