@@ -47,6 +47,12 @@ class Device:
   link_bandwidth: float | None = None
   link_source: str = ''
   island: int = 1
+
+  @property
+  def platform(self) -> str:
+    """What JAX calls its kind."""
+    return 'tpu' if self.torus else 'gpu'
+
   float8_flops: float | None = None
 
 

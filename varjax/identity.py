@@ -29,6 +29,7 @@ _CODE_OF_A_RUN = (
   'evals',
   'features',
   'backbones.py',
+  'backends.py',
   'types.py',
   'schedule.py',
   'progressive.py',

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from varjax import errors, reconstruct_costs
+from varjax import backends, errors, reconstruct_costs
 from varjax.params import (
   Sequence,
   depth_spec,
@@ -99,7 +99,10 @@ def mesh_shape(mesh: MeshSpec, devices: int) -> tuple[int, int, int]:
 
 
 def memory_estimate(
-  run: RunSpec, devices: int | None = None, sequence: Sequence | None = None
+  run: RunSpec,
+  devices: int | None = None,
+  sequence: Sequence | None = None,
+  platform: str | None = None,
 ) -> MemoryEstimate:
   """Bytes on one device while `run` trains on `devices` devices.
 
@@ -107,6 +110,8 @@ def memory_estimate(
     run: the run; its mesh, batch, remat policy and types are what count.
     devices: over all hosts; the fewest that the mesh allows by default.
     sequence: of the run's order; only next-scale needs none.
+    platform: of the devices, as JAX names it, where it is known: it decides
+      what `model.attention=auto` is.
 
   Raises:
     ConfigError: the mesh does not fit the devices, or the order is another
@@ -138,7 +143,10 @@ def memory_estimate(
     if run.model.products == 'fp8':
       copy -= (compute - _FLOAT8) * linear // (fsdp * tensor)
     rows = images * sequence.positions
-    kept, again = kept_bytes(run.model, tensor), _again(run.model, tensor)
+    whole = not (micro_batch % (data * fsdp) or run.model.heads % tensor)
+    attention = backends.of_model(run.model, sequence, platform, whole)
+    kept = kept_bytes(run.model, tensor, attention)
+    again = _again(run.model, tensor)
     activations = rows * run.model.depth * kept
     block = round(rows * again)
     if sequence.depth_dim:
@@ -171,7 +179,9 @@ def memory_estimate(
   )
 
 
-def kept_bytes(model: ModelSpec, tensor: int = 1) -> int:
+def kept_bytes(
+  model: ModelSpec, tensor: int = 1, attention: str = 'xla'
+) -> int:
   """Bytes of a position that one block keeps for its backward pass.
 
   Exact: a test counts what autodiff keeps. Attention is taken to be a fused
@@ -183,6 +193,9 @@ def kept_bytes(model: ModelSpec, tensor: int = 1) -> int:
   Args:
     model: its remat policy, types and variants are what count.
     tensor: devices over which heads and MLP are cut.
+    attention: the back end (`backends.of_model`); one that normalises
+      queries and keys by itself keeps no normalised copies, but the inverse
+      length of each row.
 
   Raises:
     ConfigError: there is no such policy.
@@ -199,7 +212,8 @@ def kept_bytes(model: ModelSpec, tensor: int = 1) -> int:
   stream = d * c
   # The projection is needed to find the stream between the two branches.
   outputs = d * c + gated
-  qkv, attended = 3 * d * c, d * c + model.heads * _FLOAT32
+  raw = backends.normalises(attention, model)
+  qkv, attended = 3 * d * c, d * c + (3 if raw else 1) * model.heads * _FLOAT32
   if model.remat == 'full':
     return stream
   if model.remat == 'slim':
@@ -210,7 +224,7 @@ def kept_bytes(model: ModelSpec, tensor: int = 1) -> int:
     return stream + outputs + (qkv + attended + hidden) // tensor
   statistics = 1 if model.norm == 'rmsnorm' else 2
   norms = 2 * (d * rounded + statistics * _FLOAT32)
-  if model.l2_norm:
+  if model.l2_norm and not raw:
     qkv += 2 * (d * c + model.heads * _FLOAT32)
   if eight:  # Attention keeps its output, and the projection a copy.
     attended += d * _FLOAT8
@@ -223,6 +237,7 @@ def choose_remat(
   devices: int | None,
   memory_bytes: float | None,
   sequence: Sequence | None = None,
+  platform: str | None = None,
 ) -> RunSpec:
   """The run with `model.remat='auto'` replaced; any other is left alone.
 
@@ -234,6 +249,7 @@ def choose_remat(
     devices: over all hosts.
     memory_bytes: of one device; None where nobody knows.
     sequence: of the run's order; only next-scale needs none.
+    platform: as in `memory_estimate`.
 
   Raises:
     ConfigError: the memory is not known, or no policy fits.
@@ -250,7 +266,7 @@ def choose_remat(
     chosen = dataclasses.replace(
       run, model=dataclasses.replace(run.model, remat=remat)
     )
-    needed = memory_estimate(chosen, devices, sequence).total
+    needed = memory_estimate(chosen, devices, sequence, platform).total
     if needed <= _FILLED * memory_bytes:
       return chosen
   raise errors.ConfigError(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from varjax import devices, errors, flops, memory
+from varjax import backends, devices, errors, flops, memory
 from varjax.params import parameter_counts, sequence_of
 from varjax.spec import RunSpec
 from varjax.topology import Topology
@@ -109,13 +109,19 @@ def roofline(run: RunSpec, slice_: Topology) -> Roofline:
       f'must be a multiple of data * fsdp = {data * fsdp} on {slice_}'
     )
   device, count = slice_.device, slice_.count
-  work = flops.hardware_train_flops_per_image(run.model, run.tokenizer)
+  attention = backends.of_model(
+    run.model, sequence_of(run.tokenizer), device.platform
+  )
+  work = flops.hardware_train_flops_per_image(
+    run.model, run.tokenizer, skips_masked=attention in backends.SKIPPING
+  )
   model = flops.train_flops_per_image(run.model, run.tokenizer).total
   eight = flops.float8_train_flops_per_image(run.model, run.tokenizer)
   least = (work - eight) / device.peak_flops
   if eight:
     least += eight / devices.float8_flops(device)
-  hbm, link = hbm_bytes(run, count), link_bytes(run, count)
+  hbm = hbm_bytes(run, count, device.platform)
+  link = link_bytes(run, count)
   made = Roofline(
     compute_s=least * run.batch_size / count / COMPUTE_EFFICIENCY,
     hbm_s=hbm / (device.bandwidth * HBM_EFFICIENCY),
@@ -128,18 +134,20 @@ def roofline(run: RunSpec, slice_: Topology) -> Roofline:
   return dataclasses.replace(made, mfu=speed / device.peak_flops)
 
 
-def hbm_bytes(run: RunSpec, devices: int) -> float:
+def hbm_bytes(run: RunSpec, devices: int, platform: str | None = None) -> float:
   """Bytes that one device reads and writes in one update.
 
   The optimiser reads and writes weights and moments and reads gradients;
   every part of the batch writes and reads gradients, reads the gathered
   weights once forward and once backward, and writes and reads every
   activation and logit once: what recomputation does not keep is moved all
-  the same.
+  the same. `platform` is as in `memory.memory_estimate`.
   """
   _, _, tensor = memory.mesh_shape(run.mesh, devices)
   whole = dataclasses.replace(run.model, remat='none')
-  found = memory.memory_estimate(dataclasses.replace(run, model=whole), devices)
+  found = memory.memory_estimate(
+    dataclasses.replace(run, model=whole), devices, platform=platform
+  )
   optimiser = 2 * (found.params + found.moments) + found.gradients
   weights = parameter_counts(run.model, run.tokenizer).total / tensor
   parts = run.optim.accumulate

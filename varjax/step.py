@@ -154,7 +154,11 @@ class Program:
       return self.run
     sequence = orders.sequence_of(self.run.order, self.run.tokenizer)
     return memory.choose_remat(
-      self.run, self.mesh.devices.size, _memory_bytes(self.mesh), sequence
+      self.run,
+      self.mesh.devices.size,
+      _memory_bytes(self.mesh),
+      sequence,
+      self.mesh.devices.flat[0].platform,
     )
 
   @functools.cached_property

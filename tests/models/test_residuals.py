@@ -215,6 +215,18 @@ def test_a_block_keeps_what_the_memory_model_says(variant, policy, monkeypatch):
   assert total == model.depth * B * L * memory.kept_bytes(model)
 
 
+@pytest.mark.parametrize('policy', ['none', 'light', 'slim'])
+def test_a_kernel_that_normalises_keeps_lengths_alone(policy):
+  """The flash kernels themselves, which are never run here."""
+  model = ModelSpec(
+    depth=3, width=192, heads=3, num_classes=4, remat=policy,
+    attention='flash',
+  )  # fmt: skip
+  total = sum(leaf.size * leaf.dtype.itemsize for leaf in _kept(model))
+  kept = memory.kept_bytes(model, attention='flash')
+  assert total == model.depth * B * L * kept
+
+
 def test_the_policies_of_the_blocks_are_those_that_are_counted():
   assert tuple(remat.POLICIES) == memory.REMAT
   with pytest.raises(errors.ConfigError, match='none, light, dots'):

@@ -69,7 +69,9 @@ def describe(run: RunSpec, slice_: Topology, compiled: Compiled) -> Report:
     remat=run.model.remat if run.task != 'reconstruct' else 'none',
     compiled=compiled,
     limit_bytes=compiled.limit_bytes or int(slice_.device.memory_bytes),
-    estimate_bytes=memory.memory_estimate(run, slice_.count).total,
+    estimate_bytes=memory.memory_estimate(
+      run, slice_.count, platform=slice_.device.platform
+    ).total,
     roofline=roof,
     analytic=estimate,
   )

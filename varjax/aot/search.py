@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import dataclasses
 
 from varjax import errors, memory, topology
+from varjax.aot import target
 from varjax.aot.compiled import Compiled
 from varjax.aot.report import Report, describe, gib
 from varjax.params import hidden_width
@@ -66,7 +67,9 @@ def candidates(run: RunSpec, slice_: Topology) -> list[Candidate]:
     Candidate(
       run=tried,
       slice_=slice_,
-      estimate_bytes=memory.memory_estimate(tried, slice_.count).total,
+      estimate_bytes=memory.memory_estimate(
+        tried, slice_.count, platform=slice_.device.platform
+      ).total,
       roofline=roofline(tried, slice_),
     )
     for tried in _variants(run, slice_)
@@ -190,7 +193,7 @@ def _rank(candidate: Candidate) -> tuple[float, int]:
 
 
 def _memory(candidate: Candidate) -> float:
-  return candidate.slice_.device.memory_bytes
+  return target.usable_bytes(candidate.slice_)
 
 
 def _variants(run: RunSpec, slice_: Topology) -> Iterator[RunSpec]:

@@ -51,6 +51,16 @@ def installed(slice_: Topology) -> bool:
     return False
 
 
+def usable_bytes(slice_: Topology) -> float:
+  """Memory of one device that a program may use, as far as it is known.
+
+  Raises:
+    ConfigError: as the compiler's own `usable_bytes`.
+  """
+  usable = compiler_of(slice_).usable_bytes(slice_)
+  return usable or slice_.device.memory_bytes
+
+
 def versions(slice_: Topology) -> dict[str, str]:
   """Versions of what compiles; '' for what is not installed."""
   found = {}

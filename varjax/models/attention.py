@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 import numpy as np
 
-from varjax import errors
+from varjax import backends, errors
 from varjax.models import placement, remat
 from varjax.models import splash as splash_kernel
 from varjax.models.flash import block_causal as flash_kernel
@@ -107,14 +107,8 @@ def choose(backend: str, dtype: jnp.dtype, static: bool = True) -> str:
     ConfigError: if the back end does not exist.
   """
   if backend == 'auto':
-    platform = target_platform()
-    if platform == 'tpu':
-      return 'splash'
-    if on_gpu() and dtype != jnp.float32:
-      # Without a rule there is nothing to skip, and with one that varies by
-      # example nothing that could be skipped.
-      return 'flash' if static else 'cudnn'
-    return 'xla' if platform == 'cpu' else 'blockwise'
+    name = jnp.dtype(dtype).name
+    return backends.automatic(target_platform(), name, static)
   if backend not in BACKENDS:
     raise errors.ConfigError(
       f'model.attention={backend!r}: must be one of auto, '
@@ -135,7 +129,7 @@ def target_platform() -> str:
 
 def on_gpu() -> bool:
   """Whether the program being traced will run on an NVIDIA GPU."""
-  return target_platform() in ('gpu', 'cuda')
+  return backends.on_gpu(target_platform())
 
 
 def flash_fits(q: Float[Array, 'B L N A']) -> bool:

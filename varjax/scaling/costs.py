@@ -89,7 +89,9 @@ def cost(run: RunSpec, steps: int, machine: Machine) -> Cost:
   speed = machine.count * machine.device.peak_flops * mfu
   step_s = work * run.batch_size / speed
   wall_h = step_s * steps / 3600
-  estimate = memory.memory_estimate(run, machine.count).total
+  estimate = memory.memory_estimate(
+    run, machine.count, platform=machine.device.platform
+  ).total
   hours = wall_h * machine.count
   return Cost(
     step_s=step_s,

@@ -86,14 +86,18 @@ def check_memory(run: RunSpec, slice_: Topology) -> None:
   Raises:
     FitRefused: the estimate exceeds the memory of a device.
   """
-  needed = memory.memory_estimate(run, slice_.count).total
+  needed = memory.memory_estimate(
+    run, slice_.count, platform=slice_.device.platform
+  ).total
   if needed <= slice_.device.memory_bytes:
     return
   better = suggest(run, slice_)
   hint = 'take a larger slice, or --config with a smaller batch_size'
   if better:
     mesh, remat = better.mesh, better.model.remat
-    least = memory.memory_estimate(better, slice_.count).total
+    least = memory.memory_estimate(
+      better, slice_.count, platform=slice_.device.platform
+    ).total
     words = f'--mesh {mesh.data},{mesh.fsdp},{mesh.tensor} --remat {remat}'
     if better.optim.accumulate != run.optim.accumulate:
       words += (
@@ -134,7 +138,9 @@ def suggest(run: RunSpec, slice_: Topology) -> RunSpec | None:
             run.optim, accumulate=parts * run.optim.accumulate
           ),
         )
-        needed = memory.memory_estimate(made, slice_.count).total
+        needed = memory.memory_estimate(
+          made, slice_.count, platform=slice_.device.platform
+        ).total
         if needed <= slice_.device.memory_bytes:
           return made
   return None

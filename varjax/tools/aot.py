@@ -51,7 +51,12 @@ def main(argv: list[str]) -> int:
   if run.task == 'generate':
     scale_sequence(run)  # The roofline knows no other order yet.
     if not args.search:
-      run = memory.choose_remat(run, slice_.count, slice_.device.memory_bytes)
+      run = memory.choose_remat(
+        run,
+        slice_.count,
+        target.usable_bytes(slice_),
+        platform=slice_.device.platform,
+      )
   if args.search:
     return _search(args, run, slice_)
   result = ask(run, slice_)

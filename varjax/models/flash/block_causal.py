@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from varjax import backends
 from varjax.models import placement, remat
 from varjax.models.flash import tiles as tiling
 
@@ -36,7 +37,7 @@ class _Static:
 
 def supports(head_size: int) -> bool:
   """Whether the kernels have tiles for a head: powers of two, 16 to 128."""
-  return head_size in (16, 32, 64, 128)
+  return head_size in backends.FLASH_HEADS
 
 
 def attend(
