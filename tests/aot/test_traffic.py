@@ -77,6 +77,20 @@ def test_a_loop_by_hand():
   assert traffic.hbm_bytes(LOOP) == expected
 
 
+def test_a_fusion_beside_the_others_moves_what_it_would_alone():
+  """The CUDA compiler of jax 0.11 copies slices on another stream."""
+  arrays = '(bf16[5,8,128]{2,1,0}, f32[8]{0:S(1)})'
+  inputs = '(bf16[5,8,128]{2,1,0}, bf16[8,128]{1,0:S(1)}, s32[])'
+  at_once = f'%w = {arrays} fusion(%x, %done, %i), kind=kLoop, calls=%write'
+  started = (
+    f'%ws = ({inputs}, {arrays}, u32[]) fusion-start(%x, %done, %i), '
+    f'kind=kLoop, calls=%write\n  %w = {arrays} fusion-done(%ws)'
+  )
+  assert at_once in LOOP
+  text = LOOP.replace(at_once, started)
+  assert traffic.hbm_bytes(text) == traffic.hbm_bytes(LOOP)
+
+
 def test_every_trip_of_a_real_loop_counts():
   def text(trips):
     def body(x, w):

@@ -107,6 +107,9 @@ def _moved(
   line: hlo.Instruction, scope: _Scope, scopes: dict[str, _Scope]
 ) -> float:
   """Bytes of one execution."""
+  if line.opcode == 'fusion-start':  # Shaped (operands, results, ...).
+    shape = hlo.elements(line.shape)[1]
+    line = dataclasses.replace(line, opcode='fusion', shape=shape)
   results = _in_hbm(line.arrays)
   operands = [
     _in_hbm(scope.lines[name].arrays) if name in scope.lines else 0
