@@ -18,26 +18,15 @@ from __future__ import annotations
 
 import argparse
 import functools
-import pathlib
-import re
-import subprocess
-import tempfile
 
+import assembler
 from attention import LAYOUTS
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-import numpy as np
 import stopwatch
 
-from varjax import topology
-from varjax.aot import target
 from varjax.models.flash import backward, forward
 from varjax.models.flash import tiles as tiling
-
-# Of a multiprocessor of an H100 (CUDA programming guide, compute capability
-# 9.0): registers, shared memory with 1 KiB of each block kept, warps.
-_REGISTERS, _SHARED, _RESERVED, _WARPS = 65_536, 233_472, 1024, 64
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -53,9 +42,7 @@ def main(argv: list[str] | None = None) -> None:
   parser.add_argument('--head_size', type=int, default=64)
   parser.add_argument('--layout', default='256', choices=LAYOUTS)
   given = parser.parse_args(argv)
-  slice_ = topology.parse('h100:1')
-  target.prepare(slice_)
-  mesh = Mesh(np.array(target.devices(slice_)), ('all',))
+  everywhere = assembler.prepare()
   own = tiling.choose(given.head_size, 2)
   for kernel in given.kernels.split(','):
     texts = given.tiles.split(',') if given.tiles else ['']
@@ -64,23 +51,24 @@ def main(argv: list[str] | None = None) -> None:
       if text:
         tile = tiling.Tile(*map(int, text.split('x')))
       for cosine in (False, True):
-        _report(kernel, tile, cosine, mesh, given)
+        _report(kernel, tile, cosine, everywhere, given)
 
 
-def _report(kernel, tile, cosine, mesh, given) -> None:
+def _report(kernel, tile, cosine, everywhere, given) -> None:
   case = f'{kernel}/{tile.queries}x{tile.keys}x{tile.warps}x{tile.stages}'
   stopwatch.line(
     'attention_kernels',
     case + '/cosine' * cosine,
     target='h100',
     head_size=given.head_size,
-    **_resources(_lowered(kernel, tile, cosine, mesh, given), tile.warps),
+    **assembler.resources(
+      _lowered(kernel, tile, cosine, everywhere, given), 'flash', tile.warps
+    ),
   )
 
 
-def _lowered(kernel, tile, cosine, mesh, given) -> jax.stages.Lowered:
+def _lowered(kernel, tile, cosine, everywhere, given) -> jax.stages.Lowered:
   length = sum(side * side for side in LAYOUTS[given.layout])
-  everywhere = NamedSharding(mesh, PartitionSpec())
   of = functools.partial(jax.ShapeDtypeStruct, sharding=everywhere)
   x = of((given.batch, length, given.heads, given.head_size), jnp.bfloat16)
   row = of((given.batch, given.heads, length), jnp.float32)
@@ -94,40 +82,6 @@ def _lowered(kernel, tile, cosine, mesh, given) -> jax.stages.Lowered:
   }[kernel]
   run = functools.partial(function, scale=0.125, tile=tile, interpret=False)
   return jax.jit(run).lower(*arguments, inverses, scales)
-
-
-def _resources(lowered: jax.stages.Lowered, warps: int) -> dict[str, int]:
-  """What one block of threads takes, from the assembler's own report."""
-  with tempfile.TemporaryDirectory() as folder:
-    lowered.compile(compiler_options={'xla_dump_to': folder})
-    files = list(pathlib.Path(folder).iterdir())
-    code = next(
-      f for f in files if f.suffix == '.ptx' and '.entry flash' in f.read_text()
-    )
-    done = subprocess.run(
-      ['ptxas', '-v', '-arch=sm_90a', str(code), '-o', f'{folder}/out'],
-      capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    launches = ''.join(
-      f.read_text() for f in files if 'thunk_sequence' in f.name
-    )
-  shared = max(map(int, re.findall(r'shared_memory: (\d+)', launches)))
-  registers = int(re.findall(r'Used (\d+) registers', done.stderr)[0])
-  spilled = int(re.findall(r'(\d+) bytes spill stores', done.stderr)[0])
-  # Registers are handed out to a warp in units of 256.
-  of_warp = -(-registers * 32 // 256) * 256
-  blocks = min(
-    _REGISTERS // (of_warp * warps),
-    _SHARED // (shared + _RESERVED),
-    _WARPS // warps,
-  )
-  return {
-    'registers': registers,
-    'spilled_bytes': spilled,
-    'shared_bytes': shared,
-    'blocks_per_core': blocks,
-    'warps_per_core': blocks * warps,
-  }
 
 
 if __name__ == '__main__':

@@ -90,6 +90,15 @@ def speed(work: float, samples: list[float]) -> dict[str, float | None]:
   }
 
 
+def moving_ms(moved: int) -> float | None:
+  """Milliseconds of moving bytes to or from memory; null as in `speed`."""
+  device = devices.find(jax.devices()[0].device_kind)
+  if device is None:
+    return None
+  bandwidth = device.measured_bandwidth or device.bandwidth
+  return round(1e3 * moved / bandwidth, 4)
+
+
 def peak_memory() -> int | None:
   """Bytes in use at the worst moment so far; null where nobody counts."""
   stats = jax.devices()[0].memory_stats() or {}

@@ -64,6 +64,7 @@ def cases(quick: bool = False) -> list[Case]:
   if quick:
     speed = (
       'attention', 'step_time', 'decode', 'tokenize_images', 'compile_time',
+      'filters', 'few_rows',
     )  # fmt: skip
     return [
       *(Case(name, ('--quick',)) for name in speed),
@@ -114,6 +115,8 @@ def cases(quick: bool = False) -> list[Case]:
     Case('compile_time', ('--sizes', 'd30', '--batch', '32')),
     *sample[4:],
     *cheaper,
+    Case('filters', ()),
+    Case('few_rows', ()),
     *variants,
     Case('feed', ('--batch', '768'), needs=('grain',), host=True),
     Case('fit', (), needs=('pandas', 'scipy'), host=True),

@@ -96,7 +96,7 @@ def product(
 
 
 def choose(rows: int, inner: int, columns: int, weight_bytes: int) -> Tile:
-  """The tile of a product; see `benchmarks/product_kernel.py`."""
+  """The tile of a product; see `benchmarks/sampler_kernels.py`."""
   return Tile(
     min(64, max(GRAIN, pl.next_power_of_2(rows))),
     _divisor(columns, 64),

@@ -21,8 +21,8 @@ from varjax.models import placement
 from varjax.sampling import filters
 from varjax.sampling import logits as logits_lib
 
-# Values of a thread block, and of a thread of it: 93 registers of a thread,
-# none spilled, by `benchmarks/filters.py --compile`.
+# Values of a thread block, and of a thread of it: see
+# `benchmarks/sampler_kernels.py`.
 _BLOCK, _EACH = 4096, 16
 _WARP, _MOST_WARPS = 32, 32
 # Every comparison ends in a sum over threads, which costs more than the pass
@@ -68,15 +68,17 @@ def _drawable(
   """The kernel on the arrays of one device."""
   values = conditional.shape[-1]
   rows = conditional.size // values
-  padded = pl.next_power_of_2(values)
-  # Few rows are spread over the device rather than put together.
-  together = max(1, min(_BLOCK // padded, pl.next_power_of_2(rows)))
+  together, warps = shape(rows, values)
   arguments = [conditional.reshape(rows, values)]
   if unconditional is not None:
     arguments += [unconditional.reshape(rows, values), strength]
-  warps = max(1, min(_MOST_WARPS, together * padded // (_EACH * _WARP)))
   out = pl.pallas_call(
-    functools.partial(_kernel, count=count, mass=mass, tile=(together, padded)),
+    functools.partial(
+      _kernel,
+      count=count,
+      mass=mass,
+      tile=(together, pl.next_power_of_2(values)),
+    ),
     grid=(pl.cdiv(rows, together),),
     in_specs=[_whole(x.shape) for x in arguments],
     out_specs=_whole((rows, values)),
@@ -86,6 +88,15 @@ def _drawable(
     name='filter_rows',
   )(*arguments)
   return out.reshape(conditional.shape)
+
+
+def shape(rows: int, values: int) -> tuple[int, int]:
+  """Rows that a thread block has together, and its warps."""
+  padded = pl.next_power_of_2(values)
+  together = max(1, min(_BLOCK // padded, pl.next_power_of_2(rows)))
+  return together, max(
+    1, min(_MOST_WARPS, together * padded // (_EACH * _WARP))
+  )
 
 
 def _whole(shape: tuple[int, ...]) -> pl.BlockSpec:
