@@ -153,6 +153,71 @@ def test_group_norm(groups):
   np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize('side', [5, 48])
+def test_group_norm_keeps_its_digits_far_from_zero(side):
+  rng = np.random.default_rng(0)
+  x = rng.normal((1e3, -1e3, 0, 5e2), size=(2, side, side, 4))
+  x[0, 0, 0, 2] = 50.0  # One pixel of the coarse grid is like no other.
+  norm = convnet.GroupNorm(4, 1e-6, jnp.float32)
+  params = {'scale': jnp.ones(4), 'bias': jnp.zeros(4)}
+  x = x.astype(np.float32)
+  found = jax.jit(norm.apply)({'params': params}, x)
+  exact = x.astype(np.float64)
+  exact -= exact.mean((1, 2), keepdims=True)
+  exact /= np.sqrt(exact.var((1, 2), keepdims=True) + 1e-6)
+  # A value near 1000 has six digits behind its first three and a half.
+  np.testing.assert_allclose(found, exact, atol=2e-4)
+
+
+def test_the_gradient_of_group_norm_is_that_of_two_passes():
+  x = jax.random.normal(jax.random.key(0), (2, 20, 18, 6)) + 2
+  weight = jax.random.normal(jax.random.key(1), x.shape)
+  norm = convnet.GroupNorm(3, 1e-6, jnp.float32)
+  params = {'scale': jnp.arange(1.0, 7.0), 'bias': jnp.zeros(6)}
+
+  def plain(x):
+    grouped = x.reshape(2, 360, 3, 2)
+    mean = jnp.mean(grouped, (1, 3), keepdims=True)
+    variance = jnp.var(grouped, (1, 3), keepdims=True)
+    unit = (grouped - mean) / jnp.sqrt(variance + 1e-6)
+    return unit.reshape(x.shape) * params['scale'][None, None, None]
+
+  def one_pass(x):
+    return norm.apply({'params': params}, x)
+
+  found, wanted = (
+    jax.jit(jax.grad(lambda x, f=f: jnp.sum(f(x) * weight)))(x)
+    for f in (one_pass, plain)
+  )
+  np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_enlarging_and_convolving_are_one_step():
+  x = jax.random.normal(jax.random.key(0), (2, 3, 5, 4))
+  kernel = jax.random.normal(jax.random.key(1), (3, 3, 4, 4))
+  bias = jnp.arange(4.0)
+  weight = jax.random.normal(jax.random.key(2), (2, 6, 10, 4))
+  found, wanted = (
+    jax.jit(
+      jax.value_and_grad(
+        lambda *args, f=f: jnp.sum(f(*args) * weight), (0, 1, 2)
+      )
+    )(x, kernel, bias)
+    for f in (convnet.in_one_step, convnet.in_two_steps)
+  )
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-5),
+    found,
+    wanted,
+  )
+  half = convnet.in_one_step(x.astype(jnp.bfloat16), kernel, bias)
+  assert half.dtype == jnp.bfloat16
+  exact = convnet.in_two_steps(x, kernel, bias)
+  np.testing.assert_allclose(
+    half.astype(jnp.float32), exact, atol=0.02 * np.abs(exact).max()
+  )
+
+
 def test_dropout_needs_a_key(tiny):
   _, params, images, _ = tiny
   spec = dataclasses.replace(TINY, dropout=0.5)

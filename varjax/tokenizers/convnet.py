@@ -26,6 +26,7 @@ from varjax.spec import TokenizerSpec
 from varjax.types import PyTree
 
 _GAIN = 0.5  # of the Xavier normal initialisation
+_COARSE = 16  # side of the grid that a mean is first guessed from
 
 
 def draw_kernels(params: PyTree, rng: jax.Array) -> PyTree:
@@ -99,7 +100,11 @@ class GroupNorm(nn.Module):
 
   The spatial axes are reduced before channels are grouped: on CPU that is
   several times faster than reducing [B, H W, groups, C / groups], backward
-  most of all.
+  most of all. Both moments of a channel come from one pass over the array, of
+  its distance from the mean of a coarse grid of its pixels. With n of M pixels
+  on that grid, the square of what is then subtracted is at most M / n times
+  the variance, whatever the values are: float32 loses 8 bits at the worst at
+  256 x 256, and none where the grid is no exception.
   """
 
   groups: int
@@ -117,16 +122,28 @@ class GroupNorm(nn.Module):
         ('scale', nn.initializers.ones), ('bias', nn.initializers.zeros),
       )
     )  # fmt: skip
-    x = x.astype(jnp.float32)
-    centred = x - self._group_mean(x)
-    variance = self._group_mean(jnp.square(centred))
+    mean, variance = self._moments(x)
     gain = jax.lax.rsqrt(variance + self.eps) * scale[None, None, None]
+    centred = x.astype(jnp.float32) - mean
     return (centred * gain + bias[None, None, None]).astype(self.dtype)
 
-  def _group_mean(self, x: jax.Array) -> jax.Array:
-    """[B, H, W, C] to means [B, 1, 1, C], equal inside a group."""
-    channels = x.shape[-1]
-    per_channel = jnp.mean(x, (1, 2), keepdims=True)
+  def _moments(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and variance [B, 1, 1, C] of each channel's group, in float32."""
+    rows, columns = (max(size // _COARSE, 1) for size in x.shape[1:3])
+    coarse = x[:, ::rows, ::columns].astype(jnp.float32)
+    near = jnp.mean(jax.lax.stop_gradient(coarse), (1, 2), keepdims=True)
+    distance = x.astype(jnp.float32) - near
+    first = jnp.mean(distance, (1, 2), keepdims=True)
+    second = jnp.mean(jnp.square(distance), (1, 2), keepdims=True)
+    means = near + first
+    mean = self._over_groups(means)
+    # What each channel varies, and how far its mean is from its group's.
+    spread = second - jnp.square(first) + jnp.square(means - mean)
+    return mean, self._over_groups(spread)
+
+  def _over_groups(self, per_channel: jax.Array) -> jax.Array:
+    """Means over the channels of each group, given to all of them."""
+    channels = per_channel.shape[-1]
     if self.groups == channels:
       return per_channel
     grouped = einops.reduce(
@@ -186,6 +203,86 @@ class AttnBlock(nn.Module):
     h = jnp.einsum('bqk,bkc->bqc', weights, v)
     h = einops.rearrange(h, 'b (h w) c -> b h w c', h=height, w=width)
     return x + _whole(conv(channels, 1, self.dtype, 'proj_out')(h))
+
+
+class UpsampleConv(nn.Module):
+  """Enlarges twice by repetition, then convolves 3 x 3, in one step.
+
+  A pixel of the result sees two by two of the small array, through sums of
+  the kernel's taps: 16 products do for 36. On a CPU the two steps are faster.
+  """
+
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'B h w C']) -> Float[Array, 'B H W C']:
+    channels = x.shape[-1]
+    kernel = self.param(
+      'kernel',
+      nn.with_logical_partitioning(
+        nn.initializers.zeros,
+        (None, None, 'conv_in', 'conv_out'),  # see `draw_kernels`
+      ),
+      (3, 3, channels, channels),
+    )
+    bias = self.param(
+      'bias',
+      nn.with_logical_partitioning(nn.initializers.zeros, (None,)),
+      (channels,),
+    )
+    return jax.lax.platform_dependent(
+      x.astype(self.dtype), kernel, bias, cpu=in_two_steps, default=in_one_step
+    )
+
+
+def in_two_steps(
+  x: Float[Array, 'B h w C'],
+  kernel: Float[Array, '3 3 C C'],
+  bias: Float[Array, ' C'],
+) -> Float[Array, 'B H W C']:
+  """The definition of `UpsampleConv`, in the type of `x`."""
+  return _convolved(
+    einops.repeat(x, 'b h w c -> b (h 2) (w 2) c'), kernel, bias
+  )
+
+
+def in_one_step(
+  x: Float[Array, 'B h w C'],
+  kernel: Float[Array, '3 3 C C'],
+  bias: Float[Array, ' C'],
+) -> Float[Array, 'B H W C']:
+  """`in_two_steps` but for rounding: four kernels 2 x 2 on the small array.
+
+  They give the pixels that two by two of the small array lie around.
+  """
+  kernels = _two_taps(_two_taps(kernel, 0), 2)
+  found = _convolved(
+    x,
+    einops.rearrange(kernels, 'i t j u c o -> t u c (i j o)'),
+    jnp.tile(bias, 4),
+  )
+  found = einops.rearrange(found, 'b h w (i j c) -> b (h i) (w j) c', i=2, j=2)
+  return found[:, 1:-1, 1:-1]  # What lies outside of the image.
+
+
+def _two_taps(kernel: jax.Array, axis: int) -> jax.Array:
+  """An axis of three taps as [pixel, tap of two].
+
+  Of a row that was enlarged twice, the pixels 2 p - 1 and 2 p see p - 1 and p
+  of the small row.
+  """
+  first, middle, last = (jnp.take(kernel, tap, axis) for tap in range(3))
+  pixels = [[first + middle, last], [first, middle + last]]
+  return jnp.stack([jnp.stack(taps, axis) for taps in pixels], axis)
+
+
+def _convolved(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+  """A biased convolution in the type of `x`, padded by one on every side."""
+  found = jax.lax.conv_general_dilated(
+    x, kernel.astype(x.dtype), (1, 1), ((1, 1), (1, 1)),
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+  )  # fmt: skip
+  return found + bias.astype(x.dtype)[None, None, None]
 
 
 class Encoder(nn.Module):
@@ -248,9 +345,7 @@ class Decoder(nn.Module):
         if level == last and spec.attention:
           x = AttnBlock(spec, dtype, name=f'up_{level}_attn_{block}')(x)
       if level:
-        x = einops.repeat(x, 'b h w c -> b (h 2) (w 2) c')
-        x = conv(x.shape[-1], 3, dtype, f'up_{level}_upsample_conv')(x)
-        x = _whole(x)
+        x = _whole(UpsampleConv(dtype, name=f'up_{level}_upsample_conv')(x))
     x = nn.silu(_norm(spec, dtype, 'norm_out')(x))
     x = conv(3, 3, dtype, 'conv_out', ('conv_in', None))(x)
     return x.astype(jnp.float32)
