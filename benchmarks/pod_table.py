@@ -22,6 +22,7 @@ import platform
 
 from varjax import config, flops, schedule, topology
 from varjax.aot import report
+from varjax.aot.request import Request
 from varjax.scaling import design
 from varjax.scaling import law as laws
 from varjax.tools import aot
@@ -63,7 +64,8 @@ def row(size, where, law):
   path = f'{_EXPERIMENT}:size={size},slice={where}'
   run = config.to_spec(config.load(str(_ROOT / path)), path)
   slice_ = topology.parse(where.replace('-', ':', 1))
-  found = report.describe(run, slice_, aot.ask(run, slice_))
+  request = Request(run)
+  found = report.describe(request, slice_, aot.ask(request, slice_))
   recipe = schedule.resolve_run(run, TRAIN_IMAGES).total * run.batch_size
   counts = flops.parameter_counts(run.model, run.tokenizer)
   positions = flops.sequence_of(run.tokenizer).positions

@@ -10,7 +10,7 @@ import numpy as np
 from official_sizes import PARAMETERS, PARAMETERS_512, SCALES_512
 import pytest
 
-from varjax import errors, flops, memory
+from varjax import errors, flops, memory, tokenizer_costs
 from varjax.spec import ModelSpec, TokenizerSpec
 
 
@@ -228,6 +228,34 @@ def test_convolution_flops_agree_with_xla():
   assert encode == pytest.approx(
     counted + shortcut + quant_conv + search + resize, rel=0.01
   )
+
+
+def test_bytes_of_a_tokenizer_by_hand():
+  spec = TokenizerSpec(
+    ch=8, ch_mult=(1, 1), num_res_blocks=1, norm_groups=4, attention=False,
+    code_dim=4, vocab=16, scales=(1, 2), phi_ratio=0.0,
+  )  # fmt: skip
+  # Encoder: conv_in and one block of four layers at 4 x 4, then the smaller
+  # convolution, a block, two in the middle, norm and conv_out at 2 x 2.
+  encoder = 8 * (1 + 4) * 16 + 8 * (1 + 3 * 4 + 1) * 4 + 4 * 4
+  # Decoder: conv_in, four blocks at 2 x 2; convolution, two blocks, norm and
+  # the image at 4 x 4.
+  decoder = 8 * (1 + 4 * 4) * 4 + 8 * (1 + 2 * 4 + 1) * 16 + 3 * 16
+  counts = tokenizer_costs.tokenizer_parameter_counts(spec)
+  codebook = 4 * 16 * 4
+  for kind, outputs, ends, weights in (
+    ('encode', encoder, 48, counts.encoder + counts.quant_conv),
+    ('decode', decoder, 4 * 48, counts.decoder + counts.post_quant_conv),
+  ):
+    moved = tokenizer_costs.tokenizer_bytes(spec, kind, 3)
+    assert moved == 3 * (2 * 4 * outputs + ends) + 4 * weights + codebook
+    half = dataclasses.replace(spec, compute_dtype='bfloat16')
+    less = moved - tokenizer_costs.tokenizer_bytes(half, kind, 3)
+    assert less == 3 * 2 * 2 * outputs
+  with pytest.raises(errors.ConfigError, match="'train'"):
+    tokenizer_costs.tokenizer_bytes(spec, 'train', 1)
+  saved = tokenizer_costs.enlarging_flops_saved(spec)
+  assert saved == 2 * (36 - 16) * 8 * 8 * 4
 
 
 # --- properties -------------------------------------------------------------

@@ -5,7 +5,17 @@ import math
 
 import pytest
 
-from varjax import devices, errors, flops, memory, roofline, topology
+from varjax import (
+  devices,
+  errors,
+  flops,
+  memory,
+  reconstruct_costs,
+  roofline,
+  schedule,
+  tokenizer_costs,
+  topology,
+)
 from varjax.scaling import ladder, proposal, recipe
 from varjax.spec import MeshSpec
 
@@ -102,7 +112,78 @@ def test_memory_traffic_exceeds_what_is_held(d16):
   assert roofline.hbm_bytes(more, 16) > 1.5 * moved
 
 
-def test_a_tokenizer_has_no_roofline(d16):
-  run = dataclasses.replace(d16, task='reconstruct')
-  with pytest.raises(errors.ConfigError, match='transformers only'):
-    roofline.roofline(run, topology.parse('h100:1'))
+@pytest.fixture(scope='module')
+def stage_1(d16):
+  return dataclasses.replace(
+    d16, task='reconstruct', batch_size=64, mesh=MeshSpec(1, -1, 1)
+  )
+
+
+def test_a_tokenizer_has_a_roofline(stage_1):
+  where = topology.parse('h100:8')
+  found = roofline.roofline(stage_1, where)
+  spec = stage_1.tokenizer
+  work = flops.tokenizer_flops_per_image(spec, 'train')
+  work = 8 * (work - 3 * tokenizer_costs.enlarging_flops_saved(spec))
+  speed = where.device.peak_flops * roofline.COMPUTE_EFFICIENCY
+  assert found.compute_s == pytest.approx(work / speed)
+  layers = [
+    *tokenizer_costs.encoder_layers(spec),
+    *tokenizer_costs.decoder_layers(spec),
+  ]
+  outputs = sum(layer.outputs for layer in layers)
+  weights = tokenizer_costs.tokenizer_parameter_counts(spec).total
+  # Float32: five moves of every output; weights, gradients and moments of an
+  # eighth; the gathered weights forwards and backwards.
+  moved = 4 * (8 * 5 * outputs + (2 * 3 + 3) * weights / 8 + 2 * weights)
+  assert found.hbm_bytes == pytest.approx(moved, rel=1e-4)
+  # Two gathers and one scatter, in float32.
+  assert found.link_bytes == pytest.approx(3 * 4 * weights * 7 / 8)
+
+
+def test_every_loss_of_stage_1_costs_time(stage_1):
+  where = topology.parse('h100:1')
+  losses = stage_1.reconstruct
+  seeing = dataclasses.replace(
+    losses,
+    perceptual=dataclasses.replace(
+      losses.perceptual, backbone='lpips_vgg16', weight=1.0
+    ),
+  )
+  against = dataclasses.replace(
+    seeing,
+    adversarial=dataclasses.replace(
+      losses.adversarial, discriminator='patch', weight=0.4
+    ),
+  )
+  made = [
+    roofline.roofline(dataclasses.replace(stage_1, reconstruct=one), where)
+    for one in (losses, seeing, against)
+  ]
+  times = [(one.compute_s, one.hbm_s) for one in made]
+  assert times == sorted(times)
+  assert len(set(times)) == 3
+  run = dataclasses.replace(stage_1, reconstruct=against)
+  whole = reconstruct_costs.work(run, _steps(run, done=10), 10).total
+  each = reconstruct_costs.update_flops_per_image(run)
+  assert whole == 10 * run.batch_size * each
+
+
+def _steps(run, done):
+  steps = schedule.resolve_run(run, 1000)
+  assert steps.adversarial is not None
+  early = dataclasses.replace(steps.adversarial, start=0)
+  return dataclasses.replace(steps, total=done, adversarial=early)
+
+
+def test_channels_over_devices_are_summed_in_every_residual_block(stage_1):
+  cut = dataclasses.replace(stage_1, mesh=MeshSpec(1, 1, 2))
+  spec = dataclasses.replace(
+    stage_1.tokenizer, ch=8, ch_mult=(1,), num_res_blocks=1, attention=False,
+    scales=(1, 4), norm_groups=4,
+  )  # fmt: skip
+  cut = dataclasses.replace(cut, tokenizer=spec)
+  # Blocks: one and two in the middle, then two in the middle and two. Each
+  # sums 8 channels of 4 x 4 going out and going back.
+  values = 64 * (3 + 4) * 2 * 8 * 16
+  assert roofline.link_bytes(cut, 2) == pytest.approx(2 / 2 * values * 4)

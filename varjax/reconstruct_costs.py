@@ -18,6 +18,10 @@ from varjax.tokenizer_costs import (
 )
 
 _FLOPS = 2  # a multiply and an add
+# Times that a layer's output is written or read, at the least: forwards once
+# each; with a backward pass it is read once more, and its gradient is written
+# and read.
+FORWARD_MOVES, TRAINING_MOVES = 2, 5
 # Heads of the DINO discriminator, and the kernel of their convolution.
 _DINO_HEADS, _DINO_KERNEL = 5, 9
 # Channels of PatchGAN stop growing at this multiple.
@@ -62,6 +66,12 @@ def work(run: RunSpec, steps: schedule.Steps, done: int) -> Work:
     perceptual=images * perceptual_flops(run),
     discriminator=late * discriminator_flops(run),
   )
+
+
+def update_flops_per_image(run: RunSpec) -> int:
+  """FLOPs of an image in an update with every loss, as after the start."""
+  networks = perceptual_flops(run) + discriminator_flops(run)
+  return tokenizer_flops_per_image(run.tokenizer, 'train') + networks
 
 
 def perceptual_flops(run: RunSpec) -> int:
@@ -151,6 +161,27 @@ def loss_activations(run: RunSpec) -> int:
     seen = 4 if adversarial.consistency else 2
     kept += [trained + frozen, seen * trained]
   return max(kept)
+
+
+def loss_values_moved(run: RunSpec) -> tuple[int, int]:
+  """Values of a training image that its losses write and read, at the least.
+
+  As many passes as `perceptual_flops` and `discriminator_flops` count.
+
+  Returns:
+    Those of the perceptual network and those of the discriminator.
+  """
+  spec, perceptual, against = run.reconstruct.perceptual, 0, 0
+  if spec.backbone and spec.weight:
+    outputs = _perceptual(spec, run.data.resolution).outputs
+    perceptual = (FORWARD_MOVES + TRAINING_MOVES) * outputs
+  adversarial = run.reconstruct.adversarial
+  if adversarial.discriminator:
+    trained, frozen = _discriminator_outputs(adversarial, run.data.resolution)
+    seen = 4 if adversarial.consistency else 2
+    against = TRAINING_MOVES * (trained + frozen)
+    against += seen * (TRAINING_MOVES * trained + FORWARD_MOVES * frozen)
+  return perceptual, against
 
 
 def trained_parameters(run: RunSpec) -> int:

@@ -12,9 +12,21 @@ from __future__ import annotations
 
 import dataclasses
 
-from varjax import backends, devices, errors, flops, memory
+from varjax import (
+  backends,
+  devices,
+  errors,
+  flops,
+  memory,
+  reconstruct_costs,
+)
 from varjax.params import parameter_counts, sequence_of
 from varjax.spec import RunSpec
+from varjax.tokenizer_costs import (
+  decoder_layers,
+  encoder_layers,
+  enlarging_flops_saved,
+)
 from varjax.topology import Topology
 
 # Shares of the nominal peaks that good kernels reach. Assumed, but for the
@@ -91,16 +103,14 @@ def roofline(run: RunSpec, slice_: Topology) -> Roofline:
   """The step time of a run on a slice.
 
   Args:
-    run: a transformer run; its batch, mesh, remat policy and types count.
+    run: its batch, mesh, remat policy and types count. Of stage 1, an update
+      with every loss.
     slice_: where it trains.
 
   Raises:
     ConfigError: the mesh does not fit the slice, the batch does not divide
-      by the mesh, the run trains a tokenizer, or it has products that the
-      device has not.
+      by the mesh, or the run has products that the device has not.
   """
-  if run.task == 'reconstruct':
-    raise errors.ConfigError('the roofline is of transformers only')
   data, fsdp, _ = memory.mesh_shape(run.mesh, slice_.count)
   micro = run.batch_size // run.optim.accumulate
   if micro % (data * fsdp):
@@ -109,28 +119,53 @@ def roofline(run: RunSpec, slice_: Topology) -> Roofline:
       f'must be a multiple of data * fsdp = {data * fsdp} on {slice_}'
     )
   device, count = slice_.device, slice_.count
-  attention = backends.of_model(
-    run.model, sequence_of(run.tokenizer), device.platform
-  )
-  work = flops.hardware_train_flops_per_image(
-    run.model, run.tokenizer, skips_masked=attention in backends.SKIPPING
-  )
-  model = flops.train_flops_per_image(run.model, run.tokenizer).total
-  eight = flops.float8_train_flops_per_image(run.model, run.tokenizer)
-  least = (work - eight) / device.peak_flops
-  if eight:
-    least += eight / devices.float8_flops(device)
+  if run.task == 'reconstruct':
+    model = reconstruct_costs.update_flops_per_image(run)
+    work = model - 3 * enlarging_flops_saved(run.tokenizer)
+  else:
+    attention = backends.of_model(
+      run.model, sequence_of(run.tokenizer), device.platform
+    )
+    work = flops.hardware_train_flops_per_image(
+      run.model, run.tokenizer, skips_masked=attention in backends.SKIPPING
+    )
+    model = flops.train_flops_per_image(run.model, run.tokenizer).total
+    eight = flops.float8_train_flops_per_image(run.model, run.tokenizer)
+    if eight:
+      faster = devices.float8_flops(device) / device.peak_flops
+      work -= eight * (1 - 1 / faster)
   hbm = hbm_bytes(run, count, device.platform)
+  images = run.batch_size / count
   link = link_bytes(run, count)
+  return of_work(slice_, work * images, hbm, link, model * images)
+
+
+def of_work(
+  slice_: Topology,
+  work: float,
+  hbm: float,
+  link: float = 0.0,
+  model: float | None = None,
+) -> Roofline:
+  """The roofline of any work of one device.
+
+  Args:
+    slice_: where.
+    work: FLOPs that it executes, those of faster types at their share.
+    hbm: bytes that it reads and writes.
+    link: bytes that it sends.
+    model: FLOPs that count for the MFU; all of them by default.
+  """
+  device = slice_.device
   made = Roofline(
-    compute_s=least * run.batch_size / count / COMPUTE_EFFICIENCY,
+    compute_s=work / (device.peak_flops * COMPUTE_EFFICIENCY),
     hbm_s=hbm / (device.bandwidth * HBM_EFFICIENCY),
     link_s=link / (slice_.bandwidth * LINK_EFFICIENCY),
     hbm_bytes=hbm,
     link_bytes=link,
     mfu=1.0,
   )
-  speed = model * run.batch_size / count / made.step_s
+  speed = (work if model is None else model) / made.step_s
   return dataclasses.replace(made, mfu=speed / device.peak_flops)
 
 
@@ -141,8 +176,11 @@ def hbm_bytes(run: RunSpec, devices: int, platform: str | None = None) -> float:
   every part of the batch writes and reads gradients, reads the gathered
   weights once forward and once backward, and writes and reads every
   activation and logit once: what recomputation does not keep is moved all
-  the same. `platform` is as in `memory.memory_estimate`.
+  the same. In stage 1 see `_stage_1_bytes`. `platform` is as in
+  `memory.memory_estimate`.
   """
+  if run.task == 'reconstruct':
+    return _stage_1_bytes(run, devices)
   _, _, tensor = memory.mesh_shape(run.mesh, devices)
   whole = dataclasses.replace(run.model, remat='none')
   found = memory.memory_estimate(
@@ -162,16 +200,46 @@ def link_bytes(run: RunSpec, devices: int) -> float:
   fsdp: each part of the batch gathers the weights in the compute type for
   the forward and again for the backward pass, and scatters float32
   gradients. data: gradients are all-reduced once, in float32. tensor: four
-  all-reduces of the residual stream a block, two forward and two backward.
+  all-reduces of the residual stream a block, two forward and two backward;
+  in a residual block of the tokenizer one each.
   """
   data, fsdp, tensor = memory.mesh_shape(run.mesh, devices)
   parts = run.optim.accumulate
-  compute = _BYTES[run.model.compute_dtype]
-  weights = parameter_counts(run.model, run.tokenizer).total / tensor
+  images = run.batch_size / (data * fsdp)
+  if run.task == 'reconstruct':
+    compute = _BYTES[run.tokenizer.compute_dtype]
+    weights = reconstruct_costs.trained_parameters(run)
+    layers = encoder_layers(run.tokenizer) + decoder_layers(run.tokenizer)
+    joined = images * sum(layer.joined for layer in layers)
+  else:
+    compute = _BYTES[run.model.compute_dtype]
+    weights = parameter_counts(run.model, run.tokenizer).total / tensor
+    rows = images * sequence_of(run.tokenizer).positions
+    joined = 4 * run.model.depth * rows * run.model.width
   gathered = weights * (fsdp - 1) / fsdp
   sent = parts * gathered * (2 * compute + _FLOAT32)
   sent += 2 * _FLOAT32 * (weights / fsdp) * (data - 1) / data
-  images = run.batch_size / (data * fsdp)
-  stream = images * sequence_of(run.tokenizer).positions * run.model.width
-  reduces = 4 * run.model.depth * 2 * (tensor - 1) / tensor
-  return sent + reduces * stream * compute
+  return sent + 2 * (tensor - 1) / tensor * joined * compute
+
+
+def _stage_1_bytes(run: RunSpec, devices: int) -> float:
+  """Of an update of stage 1 with every loss.
+
+  Every layer's output is written and read forwards, read once more backwards,
+  and its gradient written and read; the weights of frozen networks are read
+  forwards and backwards. The perceptual network computes in float32.
+  """
+  data, fsdp, _ = memory.mesh_shape(run.mesh, devices)
+  found = memory.memory_estimate(run, devices)
+  layers = encoder_layers(run.tokenizer) + decoder_layers(run.tokenizer)
+  outputs = sum(layer.outputs for layer in layers)
+  size = _BYTES[run.tokenizer.compute_dtype]
+  values = reconstruct_costs.TRAINING_MOVES * outputs * size
+  perceptual, discriminator = reconstruct_costs.loss_values_moved(run)
+  values += perceptual * _FLOAT32 + discriminator * size
+  trained = reconstruct_costs.trained_parameters(run)
+  optimiser = 2 * (found.params + found.moments) + found.gradients
+  passes = 2 * (trained * size + found.frozen)
+  parts = run.optim.accumulate
+  moved = run.batch_size / (data * fsdp) * values
+  return optimiser + parts * (2 * found.gradients + passes) + moved

@@ -17,6 +17,8 @@ from varjax.spec import TokenizerSpec
 
 _FLOPS = 2  # a multiply and an add
 _KINDS = ('encode', 'decode', 'train', 'features')
+_FLOAT32 = 4
+_BYTES = {'float32': _FLOAT32, 'bfloat16': 2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,11 +29,14 @@ class Layer:
     params: weights and biases.
     flops: forward FLOPs for one image (normalisation counts none).
     outputs: values written for one image, in elements.
+    joined: values of one image that devices which share its channels sum
+      up, in the forward or in the backward pass.
   """
 
   params: int
   flops: int
   outputs: int
+  joined: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +118,55 @@ def tokenizer_flops_per_image(spec: TokenizerSpec, kind: str) -> int:
   # The nearest code is an argmin: it has no gradient.
   smooth = encoder + decoder + before.flops + after.flops + embed + downs
   return 3 * smooth + search + _penalty_flops(spec)
+
+
+def enlarging_flops_saved(spec: TokenizerSpec) -> int:
+  """FLOPs of `decode` that an accelerator does not execute, of one image.
+
+  Enlarging twice and convolving are one step there: 16 products for 36
+  (`convnet.UpsampleConv`).
+  """
+  if spec.kind in tokenizer_rules.PIXELS:
+    return 0
+  saved, size = 0, spec.grids[-1]
+  for mult in spec.ch_mult[:0:-1]:
+    size, width = (size[0] * 2, size[1] * 2), spec.ch * mult
+    saved += _conv(width, width, 3, size).flops * 20 // 36
+  return saved
+
+
+def tokenizer_bytes(spec: TokenizerSpec, kind: str, images: int) -> int:
+  """Bytes that a call of one half of the network moves at the least.
+
+  Every layer writes its output once, in the compute type, and one layer reads
+  it once: a normalisation that were one pass, and shortcuts that are still on
+  the chip. Weights are read once, in float32. The quantizer's grids and its
+  scores are small beside it, or never leave the chip, and are not counted.
+
+  Args:
+    spec: the tokenizer.
+    kind: 'encode' or 'decode'.
+    images: of one call.
+
+  Raises:
+    ConfigError: on another kind.
+  """
+  if kind not in ('encode', 'decode'):
+    raise errors.ConfigError(
+      f'tokenizer bytes of kind {kind!r}: must be encode or decode'
+    )
+  counts = tokenizer_parameter_counts(spec)
+  height, width = _image_size(spec)
+  pixels = 3 * height * width
+  if kind == 'encode':
+    layers, weights = encoder_layers(spec), counts.encoder + counts.quant_conv
+    ends = pixels  # Read, one byte each.
+  else:
+    layers = decoder_layers(spec)
+    weights = counts.decoder + counts.post_quant_conv
+    ends = _FLOAT32 * pixels  # Written.
+  inner = 2 * _BYTES[spec.compute_dtype] * sum(x.outputs for x in layers)
+  return images * (inner + ends) + _FLOAT32 * (weights + counts.quantizer)
 
 
 def _palette_flops(spec: TokenizerSpec) -> int:
@@ -238,10 +292,15 @@ def _norm(width: int, size: tuple[int, int]) -> Layer:
 def _res_block(
   inputs: int, outputs: int, size: tuple[int, int]
 ) -> Iterator[Layer]:
+  area = size[0] * size[1]
   yield _norm(inputs, size)
-  yield _conv(inputs, outputs, 3, size)
+  # Channels between the two are cut: the gradient of the first one's input
+  # is a sum over devices, and so is the second one's output.
+  first = _conv(inputs, outputs, 3, size)
+  yield dataclasses.replace(first, joined=inputs * area)
   yield _norm(outputs, size)
-  yield _conv(outputs, outputs, 3, size)
+  second = _conv(outputs, outputs, 3, size)
+  yield dataclasses.replace(second, joined=outputs * area)
   if inputs != outputs:
     yield _conv(inputs, outputs, 1, size)
 

@@ -18,9 +18,9 @@ class _Asked(Exception):
 
 
 def _asked(argv, monkeypatch):
-  def ask(run, slice_):
+  def ask(request, slice_):
     del slice_
-    raise _Asked(run)
+    raise _Asked(request.run)
 
   monkeypatch.setattr(aot, 'ask', ask)
   with pytest.raises(_Asked) as found:

@@ -8,7 +8,8 @@ import pytest
 import tiny
 
 from varjax import errors, identity, sharding, topology
-from varjax.aot import abstract, compiler, cuda, target
+from varjax.aot import abstract, compiler, cuda, programs, target
+from varjax.aot.request import Request
 from varjax.spec import MeshSpec
 from varjax.step import TrainState
 
@@ -33,7 +34,7 @@ def _local_bytes(tree):
 @pytest.fixture(scope='module')
 def lowered():
   mesh = sharding.make_mesh(MeshSpec(1, 4, 2))
-  return compiler.lower(_run(), mesh)
+  return programs.train(_run(), mesh)
 
 
 @pytest.fixture(scope='module')
@@ -93,21 +94,21 @@ def test_one_compile_for_one_program(tmp_path, monkeypatch, lowered, result):
 
   def lower(*_):
     calls.append('lower')
-    return lowered
+    return lowered, sharding.make_mesh(_run().mesh)
 
   def compile_lowered(*_):
     calls.append('compile')
     return result
 
-  monkeypatch.setattr(compiler, 'lower', lower)
+  monkeypatch.setattr(programs, 'lower', lower)
   monkeypatch.setattr(compiler, 'compile_lowered', compile_lowered)
-  assert compiler.compiled(_run(), V5E) == result
-  assert compiler.compiled(_run(), V5E) == result
+  assert compiler.compiled(Request(_run()), V5E) == result
+  assert compiler.compiled(Request(_run()), V5E) == result
   assert calls == ['lower', 'compile']
   # Code that was edited is lowered again; the same program needs no compile.
   monkeypatch.setattr(identity, 'code_version', lambda: 'edited')
-  assert compiler.compiled(_run(), V5E) == result
-  assert compiler.compiled(_run(), V5E) == result
+  assert compiler.compiled(Request(_run()), V5E) == result
+  assert compiler.compiled(Request(_run()), V5E) == result
   assert calls == ['lower', 'compile', 'lower']
 
 

@@ -6,7 +6,7 @@ import pytest
 import tiny
 
 from varjax import sharding, topology
-from varjax.aot import compiler, parts, traffic
+from varjax.aot import compiler, parts, programs, traffic
 from varjax.aot.parts import Part
 from varjax.spec import MeshSpec
 
@@ -23,6 +23,19 @@ def _line(name, opcode, operands, path, dtype='bf16'):
     f'metadata={{op_name="{path}"}}'
   )
 
+
+SAMPLED = 'jit(draw)/Transformer.classify/head.step/head._classify/logits'
+WRAPPED = (
+  ('jvp(encoder)/Encoder/down_0_block_1/norm1/norm1._moments/mul', 'forward',
+   'encoder/down_0/norm1/moments'),
+  ('transpose(jvp(decoder))/Decoder/mid_attn_1/qkv/dot', 'backward',
+   'decoder/mid_attn_1/qkv'),
+  ('transpose(jvp(discriminator))/while/body/blocks/mlp/add', 'backward',
+   'discriminator/blocks/mlp'),
+  ('quantizer/quantizer/nearest/cond/branch_0_fun/argmax', 'update',
+   'quantizer/nearest'),
+  ('draw/vmap(jit(_gumbel))/jit(_uniform)/vmap()/slice', 'update', 'draw'),
+)  # fmt: skip
 
 TEXT = '\n'.join(
   (
@@ -60,6 +73,25 @@ def test_paths_say_which_part_and_which_pass():
   assert sum(sizes) == traffic.hbm_bytes(TEXT)
 
 
+@pytest.mark.parametrize(('path', 'step', 'place'), WRAPPED)
+def test_what_jax_puts_into_a_path_is_taken_out(path, step, place):
+  text = TEXT.replace('jit(update)/add', f'jit(update)/{path}')
+  (found,) = (p for p in parts.parts(text) if p.place == place)
+  assert found.step == step
+
+
+def test_without_training_all_is_forward():
+  text = TEXT.replace('jit(update)/add', f'{SAMPLED}/dot_general')
+  found = parts.parts(text, is_training=False)
+  assert {part.step for part in found} == {'forward'}
+  assert 'head/classify/logits' in {part.place for part in found}
+  whole = parts.summed(found)
+  assert whole[0].place == 'blocks'
+  assert {part.place for part in whole} == {'blocks', 'head', 'scan', 'other'}
+  assert sum(part.bytes for part in whole) == traffic.hbm_bytes(text)
+  assert sum(part.launches for part in whole) == 7
+
+
 def test_the_table_sums_up_what_it_does_not_list():
   text = parts.table(parts.parts(TEXT), most=2)
   assert text.splitlines()[1].split()[:2] == ['update', 'other']
@@ -71,7 +103,7 @@ def test_the_table_sums_up_what_it_does_not_list():
 
 def test_a_real_update_has_every_part():
   run = tiny.var_run(NOWHERE, NOWHERE, NOWHERE, **{'model.remat': 'full'})
-  lowered = compiler.lower(run, sharding.make_mesh(MeshSpec(-1, 1, 1)))
+  lowered = programs.train(run, sharding.make_mesh(MeshSpec(-1, 1, 1)))
   found = compiler.compile_lowered(lowered, topology.parse('v5e:2x4'))
   seen = {(part.step, part.place) for part in found.parts}
   for step in ('forward', 'recompute', 'backward'):

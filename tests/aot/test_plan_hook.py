@@ -43,9 +43,9 @@ def test_compile_asks_and_the_cache_answers_next_time(plan, monkeypatch):
   asked = []
   result = compiled(9.5 * GIB)
 
-  def ask(run, slice_):
-    asked.append(run)
-    cache.save(run, slice_, 'program', result)
+  def ask(request, slice_):
+    asked.append(request)
+    cache.save(request, slice_, 'program', result)
     return result
 
   monkeypatch.setattr(aot, 'ask', ask)

@@ -1,9 +1,11 @@
-"""What a train step is called with, as shapes alone.
+"""What programs are called with, as shapes alone: no data, no weights.
 
-The abstract twin of `inputs.open_inputs`: no data, no trained tokenizer.
+For an update it is the abstract twin of `inputs.open_inputs`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -22,13 +24,8 @@ def frozen(run: RunSpec, mesh: Mesh) -> PyTree:
   Raises:
     CheckpointError: those of a network that a loss looks through are missing.
   """
-  everywhere = sharding.replicated(mesh)
-
-  def shapes_of(tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda x: _shaped(x.shape, x.dtype, everywhere), tree)
-
   if run.task == 'reconstruct':
-    return shapes_of(backbones.frozen(run))
+    return _everywhere(backbones.frozen(run), mesh)
   tokenizer = make_tokenizer(run.tokenizer, run.data.resolution)
 
   def weights(key: jax.Array) -> PyTree:
@@ -37,7 +34,7 @@ def frozen(run: RunSpec, mesh: Mesh) -> PyTree:
       return {'tokenizer': params}
     return {'quantizer': tokenizer.quantizer(params)}
 
-  return shapes_of(jax.eval_shape(weights, jax.random.key(0)))
+  return shapes_of(weights, mesh)
 
 
 def batch(run: RunSpec, mesh: Mesh) -> Batch:
@@ -58,6 +55,29 @@ def batch(run: RunSpec, mesh: Mesh) -> Batch:
   else:
     shaped['image'] = _shaped((size, side, side, 3), jnp.uint8, rows)
   return shaped
+
+
+def shapes_of(init: Callable[[jax.Array], PyTree], mesh: Mesh) -> PyTree:
+  """What `init` makes of a key, whole on every device of a mesh."""
+  return _everywhere(jax.eval_shape(init, jax.random.key(0)), mesh)
+
+
+def shaped(
+  shape: tuple[int, ...], dtype: str, mesh: Mesh
+) -> jax.ShapeDtypeStruct:
+  """An array, whole on every device of a mesh."""
+  return _shaped(shape, jnp.dtype(dtype), sharding.replicated(mesh))
+
+
+def keys(count: int, mesh: Mesh) -> jax.ShapeDtypeStruct:
+  """That many random keys."""
+  made = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), count))
+  return _everywhere(made, mesh)
+
+
+def _everywhere(tree: PyTree, mesh: Mesh) -> PyTree:
+  where = sharding.replicated(mesh)
+  return jax.tree.map(lambda x: _shaped(x.shape, x.dtype, where), tree)
 
 
 def _shaped(shape, dtype, where: NamedSharding) -> jax.ShapeDtypeStruct:

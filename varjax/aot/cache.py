@@ -1,6 +1,6 @@
 """What the compiler said, kept by content: a program is compiled once.
 
-Two keys. The first is of the run, the code, the slice and the compiler's
+Two keys. The first is of the request, the code, the slice and the compiler's
 versions: a plan finds a result by it without JAX. The second is of the
 lowered program itself and the code that reads it, so that an edit which
 leaves the program alone costs seconds of lowering and no compile.
@@ -14,21 +14,21 @@ import pathlib
 from typing import Any
 
 from varjax import errors, identity, memory
-from varjax import spec as specs
 from varjax.aot import compiled as facts
 from varjax.aot import target
 from varjax.aot.compiled import Compiled
+from varjax.aot.request import Request
 from varjax.compilation import cache_directory
 from varjax.topology import Topology
 from varjax.workdir import write_json
 
 # Sources that shape the program, beyond those that a run's id covers, and
 # those that read facts from it.
-_LOWERING = ('sharding.py', 'aot/abstract.py')
+_LOWERING = ('sharding.py', 'aot/abstract.py', 'aot/programs.py')
 _READING = ('hlo.py', 'collectives.py', 'replica_groups.py',
             'aot/refusal.py', 'aot/traffic.py', 'aot/compiler.py',
             'aot/cuda.py', 'aot/parts.py')  # fmt: skip
-# Names, places, and numbers that are arguments of the program.
+# Names, places, and numbers that are arguments of an update.
 _SHAPES_NOTHING = (
   'name', 'role', 'seed', 'total', 'eval_batch_size', 'tokenizer_dir',
   'codes_dir', 'init_from', 'sample', 'evaluate', 'checkpoint',
@@ -41,13 +41,13 @@ _SHAPES_NOTHING = (
 )  # fmt: skip
 
 
-def find(run: specs.RunSpec, slice_: Topology) -> Compiled | None:
-  """The result for a run, None when the compiler has not been asked.
+def find(request: Request, slice_: Topology) -> Compiled | None:
+  """The result for a request, None when the compiler has not been asked.
 
   Raises:
     ConfigError: the mesh does not fit the slice.
   """
-  values = _read(directory() / 'runs' / f'{run_key(run, slice_)}.json')
+  values = _read(directory() / 'runs' / f'{request_key(request, slice_)}.json')
   return find_program(str(values.get('program', '')))
 
 
@@ -62,12 +62,12 @@ def find_program(program: str) -> Compiled | None:
 
 
 def save(
-  run: specs.RunSpec, slice_: Topology, program: str, result: Compiled
+  request: Request, slice_: Topology, program: str, result: Compiled
 ) -> None:
   """Keeps a result under both keys."""
   for folder, name, content in (
     ('programs', program, facts.to_json(result)),
-    ('runs', run_key(run, slice_), {'program': program}),
+    ('runs', request_key(request, slice_), {'program': program}),
   ):
     file = directory() / folder / f'{name}.json'
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -79,17 +79,18 @@ def directory() -> pathlib.Path:
   return cache_directory() / 'aot'
 
 
-def run_key(run: specs.RunSpec, slice_: Topology) -> str:
-  """Hash of a run's shapes, the code, the slice and the versions.
+def request_key(request: Request, slice_: Topology) -> str:
+  """Hash of a program's shapes, the code, the slice and the versions.
 
-  The learning rate, the length of the run and the like are arguments of the
-  program: they change neither memory nor collectives and are left out.
+  The learning rate, the length of the run and the like are arguments of an
+  update: they change neither memory nor collectives and are left out.
 
   Raises:
     ConfigError: the mesh does not fit the slice.
   """
   content = {
-    'run': _shapes(run, slice_),
+    'program': request.program,
+    'run': _shapes(request, slice_),
     'topology': str(slice_),
     'code': [identity.code_version(), _digest(_LOWERING + _READING)],
     **_compiler(slice_),
@@ -98,17 +99,23 @@ def run_key(run: specs.RunSpec, slice_: Topology) -> str:
 
 
 def program_key(
-  text: str, slice_: Topology, order: list[int], options: dict[str, str | bool]
+  program: str,
+  text: str,
+  slice_: Topology,
+  order: list[int],
+  options: dict[str, str | bool],
 ) -> str:
   """Hash of a lowered program, the slice and the versions.
 
   Args:
+    program: of `request.PROGRAMS`, which decides how it is read.
     text: StableHLO.
     slice_: what it is compiled for.
     order: device numbers of the mesh, which the text does not hold.
     options: of the compiler.
   """
   content = {
+    'program': program,
     'text': text,
     'topology': str(slice_),
     'order': order,
@@ -143,8 +150,22 @@ def _read(file: pathlib.Path) -> dict[str, Any]:
   return values if isinstance(values, dict) else {}
 
 
-def _shapes(run: specs.RunSpec, slice_: Topology) -> dict[str, Any]:
-  """The spec without what is known to shape no program."""
+def _shapes(request: Request, slice_: Topology) -> dict[str, Any]:
+  """The request without what is known to shape no program."""
+  run = request.run
+  if not request.is_training:
+    found: dict[str, Any] = {
+      'images': request.batch,
+      'precision': dataclasses.asdict(request.precision),
+      'tokenizer': dataclasses.asdict(run.tokenizer),
+      'resolution': run.data.resolution,
+    }
+    if request.program == 'sample':
+      found |= {
+        name: dataclasses.asdict(getattr(run, name))
+        for name in ('model', 'order', 'sample')
+      }
+    return found
   values = dataclasses.asdict(run)
   for name in _SHAPES_NOTHING:
     section, _, key = name.rpartition('.')

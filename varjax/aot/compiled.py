@@ -13,7 +13,7 @@ from typing import Any
 from varjax import errors
 from varjax.aot.parts import Part
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Memory:
 
   Attributes:
     arguments, outputs: state, frozen weights and batch; state and metrics.
+      Of a sampler or a tokenizer: weights that it reads and inputs; results.
     alias: of the outputs that reuse donated arguments.
     temp: everything that lives inside the step.
     code: the program itself.
@@ -38,7 +39,7 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class Traffic:
-  """Collectives of one kind, in one update.
+  """Collectives of one kind, in one call.
 
   Attributes:
     count: executions, every trip of a loop counted.
@@ -62,7 +63,7 @@ class Compiled:
     limit_bytes: that one device may use; None where nobody said.
     memory: None where it does not fit.
     collectives: by kind; empty where it does not fit.
-    hbm_bytes: that one device moves in one update; 0 where it does not fit.
+    hbm_bytes: that one device moves in one call; 0 where it does not fit.
     parts: of the model, by the bytes they move; empty where it does not fit.
     bounded: False where a loop's trips are not known and count as one.
     refusal: what the compiler said, '' where it fits.
@@ -85,8 +86,13 @@ class Compiled:
 
   @property
   def wire_bytes(self) -> float:
-    """Bytes that one device sends in one update."""
+    """Bytes that one device sends in one call."""
     return sum(one.wire_bytes for one in self.collectives.values())
+
+  @property
+  def launches(self) -> int:
+    """Kernels of one call, every trip of a loop counted."""
+    return sum(part.launches for part in self.parts)
 
 
 def to_json(compiled: Compiled) -> dict[str, Any]:

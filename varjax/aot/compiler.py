@@ -1,7 +1,7 @@
-"""Lower and compile the real train step for a slice that is not there.
+"""Compiles the programs of a run for a slice that is not there.
 
-The program is `step.Program`, the one that the train loop runs, from shapes
-alone: no data, no weights, no device.
+They are those that the commands run (`programs`), from shapes alone: no
+data, no weights, no device.
 """
 
 from __future__ import annotations
@@ -9,21 +9,17 @@ from __future__ import annotations
 import time
 
 import jax
-from jax.sharding import Mesh
 
-from varjax import collectives, errors, schedule, sharding
-from varjax.aot import abstract, cache, parts, refusal, target
+from varjax import collectives, errors
+from varjax.aot import cache, parts, programs, refusal, target
 from varjax.aot.compiled import Compiled, Memory, Traffic
-from varjax.spec import RunSpec
-from varjax.step import COMPILER_OPTIONS, Program
+from varjax.aot.request import Request
+from varjax.step import COMPILER_OPTIONS
 from varjax.topology import Topology
 
-# Only turns epochs into updates, which are constants of the schedules.
-_IMAGES = 1_281_167
 
-
-def compiled(run: RunSpec, slice_: Topology) -> Compiled:
-  """What the compiler says of a run on a slice, from the cache or anew.
+def compiled(request: Request, slice_: Topology) -> Compiled:
+  """What the compiler says of a program on a slice, from the cache or anew.
 
   `target.prepare` must have been called.
 
@@ -31,47 +27,34 @@ def compiled(run: RunSpec, slice_: Topology) -> Compiled:
     ConfigError: the mesh or the batch does not fit the slice, or the
       compiler refuses for another reason than memory.
   """
-  known = cache.find(run, slice_)
+  known = cache.find(request, slice_)
   if known is not None:
     return known
-  mesh = sharding.make_mesh(run.mesh, target.devices(slice_))
-  lowered = lower(run, mesh)
+  lowered, mesh = programs.lower(request, target.devices(slice_))
   order = [device.id for device in mesh.devices.flat]
   compiler = target.compiler_of(slice_)
-  options = COMPILER_OPTIONS.get(compiler.PLATFORM, {}) | compiler.OPTIONS
-  program = cache.program_key(lowered.as_text(), slice_, order, options)
+  options = dict(compiler.OPTIONS)
+  if request.is_training:
+    options = COMPILER_OPTIONS.get(compiler.PLATFORM, {}) | options
+  program = cache.program_key(
+    request.program, lowered.as_text(), slice_, order, options
+  )
   result = cache.find_program(program)
   if result is None:
-    result = compile_lowered(lowered, slice_)
-  cache.save(run, slice_, program, result)
+    result = compile_lowered(lowered, slice_, request.is_training)
+  cache.save(request, slice_, program, result)
   return result
 
 
-def lower(run: RunSpec, mesh: Mesh) -> jax.stages.Lowered:
-  """The train step of the run's last stage, which has every position.
-
-  Args:
-    run: what is trained.
-    mesh: of real or described devices.
-
-  Raises:
-    ConfigError: the batch or a parameter does not divide over the mesh.
-  """
-  steps = schedule.resolve_run(run, _IMAGES)
-  program = Program(run, steps, mesh)
-  _, stage = max(program.task.stages(steps), key=lambda item: item[0])
-  frozen, batch = abstract.frozen(run, mesh), abstract.batch(run, mesh)
-  state, hyper = program.abstract, program.abstract_hyper
-  with sharding.use_mesh(mesh):
-    return program.jitted(stage).lower(state, frozen, batch, hyper)
-
-
-def compile_lowered(lowered: jax.stages.Lowered, slice_: Topology) -> Compiled:
+def compile_lowered(
+  lowered: jax.stages.Lowered, slice_: Topology, is_training: bool = True
+) -> Compiled:
   """Compiles, and reads memory and collectives from the result.
 
   Args:
     lowered: for `target.devices(slice_)`.
     slice_: what it is compiled for.
+    is_training: whether it is an update, with passes to tell apart.
 
   Raises:
     ConfigError: the compiler refuses for another reason than memory, or
@@ -92,7 +75,7 @@ def compile_lowered(lowered: jax.stages.Lowered, slice_: Topology) -> Compiled:
     sizes = refusal.OutOfHbm(stats.peak_memory_in_bytes, limit, partial=False)
     return _unfit(sizes, compiler.TOO_LARGE, seconds, versions)
   text = program.as_text()
-  found, listed = collectives.parse(text), parts.parts(text)
+  found, listed = collectives.parse(text), parts.parts(text, is_training)
   memory = Memory(
     arguments=stats.argument_size_in_bytes,
     outputs=stats.output_size_in_bytes,

@@ -1,4 +1,4 @@
-"""Where the bytes of a compiled update go: by pass and by part of the model.
+"""Where the bytes of a compiled program go: by pass and by part of the model.
 
 XLA keeps, in each instruction, the path of the JAX operation that it came
 from; a fusion has the path of its last one. That is enough to say which
@@ -15,7 +15,23 @@ from varjax.aot import traffic
 from varjax.hlo import Instruction
 
 _PATH = re.compile(r'op_name="([^"]*)"')
-_ROOTS = ('blocks', 'embed', 'adaln', 'head')
+# Where a part begins: scopes of modules, and those that functions name. The
+# networks of losses come first: they have blocks of their own.
+_ROOTS = (
+  'perceptual', 'discriminator',
+  'blocks', 'embed', 'adaln', 'head',
+  'guidance', 'filters', 'draw',
+  'encoder', 'decoder', 'quantizer',
+)  # fmt: skip
+# Transformations of JAX around the first scope that they meet.
+_WRAPPED = re.compile(r'\b(?:jvp|transpose|vmap|remat|checkpoint)\(')
+# Blocks of one level of a tokenizer are one part.
+_NUMBERED = re.compile(r'^((?:up|down)_\d+)_(?:block|attn)_\d+$')
+# What JAX puts between scopes: loops, choices by platform, `vmap()`, einsums
+# (`ab,bc->ac`), and inner functions, as `jit(silu)` without its bracket.
+_BETWEEN = re.compile(
+  r'^(|while|body|closed_call|cond|branch_\d+_fun|.*->.*|.*\(.*)$'
+)
 _PRODUCTS = ('custom-call', 'dot', 'convolution')
 _STACKS = ('dynamic_update_slice', 'dynamic_slice')
 
@@ -26,12 +42,14 @@ class Part:
 
   Attributes:
     step: 'forward', 'recompute', 'backward', or 'update' for the loss'
-      surroundings and the optimiser.
-    place: module path, as `blocks/mlp/fc1`; 'scan' for the stacking of what
-      a loop over layers keeps, 'other' for what has no path.
-    kind: 'product' of matrices (or a library's kernel), or 'element-wise'.
-    bytes: through memory in one update.
-    launches: kernels in one update, every trip of a loop counted.
+      surroundings and the optimiser; 'forward' alone without training.
+    place: module path, as `blocks/mlp/fc1` or `decoder/up_0/norm1`; 'scan'
+      for the stacking of what a loop over layers keeps, 'other' for what has
+      no path.
+    kind: 'product' of matrices, a convolution (or another kernel of a
+      library), or 'element-wise'.
+    bytes: through memory in one call.
+    launches: kernels in one call, every trip of a loop counted.
   """
 
   step: str
@@ -40,9 +58,18 @@ class Part:
   bytes: float
   launches: int
 
+  @property
+  def root(self) -> str:
+    """Where its place begins."""
+    return self.place.partition('/')[0]
 
-def parts(text: str) -> tuple[Part, ...]:
+
+def parts(text: str, is_training: bool = True) -> tuple[Part, ...]:
   """The parts of an optimised module, most bytes first.
+
+  Args:
+    text: of the module.
+    is_training: whether it is an update.
 
   Raises:
     ConfigError: the text is not a module.
@@ -51,11 +78,22 @@ def parts(text: str) -> tuple[Part, ...]:
   for move in traffic.moves(text):
     if not move.bytes:
       continue
-    key = (*_where(move.line), _kind(move.line))
+    step, place = _where(move.line)
+    key = (step if is_training else 'forward', place, _kind(move.line))
     size, launches = found.get(key, (0.0, 0))
     found[key] = (size + move.bytes, launches + move.trips)
   listed = [Part(*key, *counts) for key, counts in found.items()]
   return tuple(sorted(listed, key=lambda part: -part.bytes))
+
+
+def summed(listed: tuple[Part, ...]) -> tuple[Part, ...]:
+  """One part for each beginning of a place, as 'blocks' or 'decoder'."""
+  found: dict[str, tuple[float, int]] = {}
+  for part in listed:
+    size, launches = found.get(part.root, (0.0, 0))
+    found[part.root] = (size + part.bytes, launches + part.launches)
+  whole = [Part('all', name, 'all', *counts) for name, counts in found.items()]
+  return tuple(sorted(whole, key=lambda part: -part.bytes))
 
 
 def table(listed: tuple[Part, ...], most: int = 20) -> str:
@@ -90,7 +128,11 @@ def _where(line: Instruction) -> tuple[str, str]:
   if match is None:
     return 'update', 'other'
   path = match[1]
-  steps = path.split('/')
+  bare = _WRAPPED.sub('', path).replace(')', '')
+  # `head.step` is a call of `head`; `head._classify` a method inside of it.
+  steps = [
+    name if '._' in name else name.partition('.')[0] for name in bare.split('/')
+  ]
   if 'rematted_computation' in steps:
     step = 'recompute'
   elif 'transpose(' in path:
@@ -100,12 +142,23 @@ def _where(line: Instruction) -> tuple[str, str]:
   for root in _ROOTS:
     if root in steps:
       inner = steps[len(steps) - 1 - steps[::-1].index(root) : -1]
-      # `attention._unit` is a method, `ab,bc->ac` an einsum.
-      named = [name.rpartition('._')[2] for name in inner if '->' not in name]
-      return step, '/'.join(named)
+      return step, '/'.join(_named(inner))
   if steps[-1] in _STACKS:
     return step, 'scan'
   return step, 'other'
+
+
+def _named(steps: list[str]) -> list[str]:
+  """The modules and methods of a path, without what JAX puts in between."""
+  named = []
+  for name in steps:
+    if _BETWEEN.match(name):
+      continue
+    name = _NUMBERED.sub(r'\1', name.rpartition('._')[2])
+    # A scope around a module of the same name.
+    if not named or name.lower() != named[-1]:
+      named.append(name)
+  return named
 
 
 def _kind(line: Instruction) -> str:

@@ -14,6 +14,7 @@ from varjax import errors, memory, topology
 from varjax.aot import target
 from varjax.aot.compiled import Compiled
 from varjax.aot.report import Report, describe, gib
+from varjax.aot.request import Request
 from varjax.params import hidden_width
 from varjax.roofline import Roofline, roofline
 from varjax.spec import MeshSpec, RunSpec
@@ -104,7 +105,7 @@ def suggestions(run: RunSpec, slice_: Topology) -> list[Candidate]:
 def search(
   run: RunSpec,
   slice_: Topology,
-  compile_run: Callable[[RunSpec, Topology], Compiled],
+  ask: Callable[[Request, Topology], Compiled],
   tries: int,
   say: Callable[[str], None],
 ) -> list[Report]:
@@ -113,7 +114,7 @@ def search(
   Args:
     run: its batch stays, its mesh, remat and accumulation are searched.
     slice_: where.
-    compile_run: asks the compiler.
+    ask: the compiler.
     tries: programs to compile at most.
     say: told of each candidate.
 
@@ -138,12 +139,13 @@ def search(
       f'{candidate.roofline.step_s:.3f} to '
       f'{candidate.roofline.serial_s:.3f} s'
     )
+    request = Request(candidate.run)
     try:
-      result = compile_run(candidate.run, slice_)
+      result = ask(request, slice_)
     except errors.ConfigError as error:
       say(f'  refused: {error}')
       continue
-    reports.append(describe(candidate.run, slice_, result))
+    reports.append(describe(request, slice_, result))
     say(
       f'  {"fits" if result.fits else "does not fit"}: '
       f'{gib(result.used_bytes)} of {gib(reports[-1].limit_bytes)}'
@@ -155,10 +157,7 @@ def ranked(reports: list[Report]) -> list[Report]:
   """Those that fit, by the middle of their step times, then by memory."""
   return sorted(
     (r for r in reports if r.compiled.fits),
-    key=lambda r: (
-      r.roofline.middle_s if r.roofline else 0.0,
-      r.compiled.used_bytes,
-    ),
+    key=lambda r: (r.roofline.middle_s, r.compiled.used_bytes),
   )
 
 
@@ -175,10 +174,10 @@ def table(reports: list[Report]) -> str:
         one.remat,
         str(one.accumulate),
         gib(one.compiled.used_bytes),
-        f'{roof.step_s:.3f}' if roof else '-',
-        f'{roof.serial_s:.3f}' if roof else '-',
-        f'{roof.mfu:.2f}' if roof else '-',
-        roof.bound if roof else '-',
+        f'{roof.step_s:.3f}',
+        f'{roof.serial_s:.3f}',
+        f'{roof.mfu:.2f}',
+        roof.bound,
       )
     )
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

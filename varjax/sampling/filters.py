@@ -19,6 +19,7 @@ AXES = ('batch', None, None, None)  # Of logits.
 MOST_VALUES = 16_384
 
 
+@jax.named_scope('filters')
 def drawable(
   conditional: Float[Array, 'B T R V'],
   unconditional: Float[Array, 'B T R V'] | None,

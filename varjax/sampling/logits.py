@@ -24,6 +24,7 @@ def ratio(step: int | jax.Array, num_steps: int) -> float | jax.Array:
   return step / (num_steps - 1) if num_steps > 1 else 1.0
 
 
+@jax.named_scope('guidance')
 def guide(
   conditional: Float[Array, '*S V'],
   unconditional: Float[Array, '*S V'],
@@ -33,6 +34,7 @@ def guide(
   return (1 + strength) * conditional - strength * unconditional
 
 
+@jax.named_scope('filters')
 def top_k(
   logits: Float[Array, '*S V'],
   count: int,
@@ -56,6 +58,7 @@ def top_k(
   return jnp.where(keys < least[..., None], -jnp.inf, logits)
 
 
+@jax.named_scope('filters')
 def top_p(
   logits: Float[Array, '*S V'],
   mass: float,

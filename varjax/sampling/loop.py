@@ -315,6 +315,7 @@ def _round_keys(step_keys: jax.Array, rounds: int) -> list[jax.Array]:
   return [folded[:, index] for index in range(rounds)]
 
 
+@jax.named_scope('draw')
 def _draw(
   logits: Float[Array, 'B T R V'], keys: jax.Array, greedy: bool
 ) -> Int[Array, 'B T R']:

@@ -60,6 +60,7 @@ class Adversary:
     done = (updates - self._steps.start + 1) / warmup
     return self.spec.weight * jnp.clip(done, 0.0, 1.0)
 
+  @jax.named_scope('discriminator')
   def generator_loss(
     self,
     fakes: Images,
@@ -82,6 +83,7 @@ class Adversary:
     logits = self._logits(weights, frozen, seen, rng)
     return hinge.generator_loss(logits)
 
+  @jax.named_scope('discriminator')
   def discriminator_loss(
     self,
     weights: PyTree,

@@ -253,6 +253,7 @@ class ReconstructTask:
       terms['perceptual'] = weights.perceptual.weight * distance
     return sum(terms.values(), start=jnp.float32(0)), terms
 
+  @jax.named_scope('perceptual')
   def _distance(
     self, images: jax.Array, output: jax.Array, frozen: PyTree
   ) -> Float[Array, ' B']:

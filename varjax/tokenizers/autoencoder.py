@@ -122,9 +122,10 @@ class Autoencoder:
       images: in [-1, 1].
       dropout_rng: key of the dropout; None is deterministic.
     """
-    x = _apply(self._encoder, params['encoder'], images, dropout_rng)
-    x = _apply(self._quant_conv, params['quant_conv'], x)
-    return x.astype(jnp.float32)
+    with jax.named_scope('encoder'):
+      x = _apply(self._encoder, params['encoder'], images, dropout_rng)
+      x = _apply(self._quant_conv, params['quant_conv'], x)
+      return x.astype(jnp.float32)
 
   def decode_unclipped(
     self,
@@ -133,8 +134,9 @@ class Autoencoder:
     dropout_rng: jax.Array | None = None,
   ) -> Float[Array, 'B H W 3']:
     """Features to images as the training loss sees them, not clipped."""
-    x = _apply(self._post_quant_conv, params['post_quant_conv'], features)
-    return _apply(self._decoder, params['decoder'], x, dropout_rng)
+    with jax.named_scope('decoder'):
+      x = _apply(self._post_quant_conv, params['post_quant_conv'], features)
+      return _apply(self._decoder, params['decoder'], x, dropout_rng)
 
   def partial_images(
     self, params: PyTree, codes: Codes

@@ -12,6 +12,7 @@ from typing import Any, Protocol, Self
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 
 from varjax.spec import TokenizerSpec
 from varjax.types import Codes, CodeSpec, PyTree
@@ -98,6 +99,13 @@ class Tokenizer(Protocol):
   def quantizer(self, params: PyTree) -> Any:
     """The weights that turn codes into features; passed to an order."""
     ...
+
+
+def encode_bytes(
+  tokenizer: Tokenizer, params: PyTree, images: jax.Array
+) -> Codes:
+  """Images [B, H, W, 3] of 8 bits to codes: what `varjax encode` compiles."""
+  return tokenizer.encode(params, images.astype(jnp.float32) / 127.5 - 1)
 
 
 def code_spec(spec: TokenizerSpec) -> CodeSpec:

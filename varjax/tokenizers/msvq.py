@@ -131,6 +131,7 @@ def phi_index(scales: int, count: int) -> tuple[int, ...]:
   )
 
 
+@jax.named_scope('phi')
 def phi(
   quantizer: Quantizer, h: Float[Array, 'B H W C'], step: int
 ) -> Float[Array, 'B H W C']:
@@ -151,11 +152,13 @@ def phi(
   return (1 - ratio) * h + ratio * convolved
 
 
+@jax.named_scope('quantizer')
 def embed(quantizer: Quantizer, codes: Codes) -> Float[Array, 'B T C']:
   """Codes [B, T, 1] of any positions as raw codebook rows."""
   return quantizer.codebook[codes[..., 0]]
 
 
+@jax.named_scope('quantizer')
 def contribution(
   quantizer: Quantizer, features: Float[Array, 'B T C'], step: int
 ) -> Float[Array, 'B P P C']:
@@ -178,6 +181,7 @@ def encode(quantizer: Quantizer, f: Float[Array, 'B P P C']) -> Codes:
   return encode_with_searched(quantizer, f)[0]
 
 
+@jax.named_scope('quantizer')
 def encode_with_searched(
   quantizer: Quantizer, f: Float[Array, 'B P P C']
 ) -> tuple[Codes, Float[Array, 'B L C']]:
@@ -240,6 +244,7 @@ def start(quantizer: Quantizer, batch: int) -> Float[Array, 'B P P C']:
   return jnp.zeros((batch, *quantizer.grids[-1], channels), jnp.float32)
 
 
+@jax.named_scope('quantizer')
 def advance(
   quantizer: Quantizer,
   f_hat: Float[Array, 'B P P C'],
@@ -280,6 +285,7 @@ def teacher_inputs(
   return jnp.concatenate(inputs, 1)
 
 
+@jax.named_scope('quantizer')
 def quantize(
   quantizer: Quantizer, f: Float[Array, 'B P P C'], commitment: float
 ) -> Quantized:

@@ -21,6 +21,7 @@ _BLOCK = 2**28
 _EPS = 1e-12  # of the norm in the cosine variant, as in PyTorch
 
 
+@jax.named_scope('quantizer/nearest')
 def nearest(
   z: Float[Array, 'B T C'], codebook: Float[Array, 'V C'], znorm: bool = False
 ) -> Int[Array, 'B T']:

@@ -88,6 +88,7 @@ MATRICES = {
 }
 
 
+@jax.named_scope('resize')
 def resize(
   x: Float[Array, 'B H W C'], size: tuple[int, int], kind: str
 ) -> Float[Array, 'B h w C']:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 import dataclasses
+import functools
 import time
 from typing import TYPE_CHECKING
 
@@ -159,11 +160,10 @@ def _encoder(
   """uint8 images to codes, compiled."""
   import jax
 
-  @jax.jit
-  def encode(params: PyTree, images: jax.Array) -> jax.Array:
-    return tokenizer.encode(params, images.astype('float32') / 127.5 - 1)
+  from varjax.tokenizers.base import encode_bytes
 
-  return lambda images: encode(params, images)
+  encode = jax.jit(functools.partial(encode_bytes, tokenizer))
+  return functools.partial(encode, params)
 
 
 def _check_fp32(

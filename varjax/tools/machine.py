@@ -15,6 +15,7 @@ import pandas as pd
 from varjax import devices, errors, memory, topology
 from varjax.aot import cache, report
 from varjax.aot.compiled import Compiled
+from varjax.aot.request import Request
 from varjax.scaling import costs, slices
 from varjax.spec import RunSpec
 from varjax.tools import aot
@@ -127,12 +128,13 @@ def check(
     if ask:
       raise errors.ConfigError('--compile needs --topology')
     return None
-  found = aot.ask(run, slice_) if ask else cache.find(run, slice_)
+  request = Request(run)
+  found = aot.ask(request, slice_) if ask else cache.find(request, slice_)
   if found is None:
     slices.check_memory(run, slice_)
   elif not found.fits:
-    said = report.describe(run, slice_, found)
-    raise errors.DoesNotFit(aot.refusal(run, slice_, said))
+    said = report.describe(request, slice_, found)
+    raise errors.DoesNotFit(aot.refusal(request, slice_, said))
   return found
 
 
