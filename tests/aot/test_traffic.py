@@ -198,3 +198,25 @@ def test_kernels_that_share_an_array_write_it_once():
   one, two = traffic.moves(KERNELS)
   assert one.bytes == 64 + 16
   assert two.bytes == 64 + 16 + 64
+
+
+# A kernel that multiplies 2 rows with one of 8 layers, and one with 4 of them.
+STACKS = """
+HloModule jit_sample
+
+ENTRY %main (x: f32[2,4], stack: s8[8,4,4], layer: s32[1], scale: f32[8,4]) -> f32[1,2,4,4] {
+  %x = f32[2,4]{1,0} parameter(0)
+  %stack = s8[8,4,4]{2,1,0} parameter(1)
+  %layer = s32[1]{0} parameter(2)
+  %scale = f32[8,4]{1,0} parameter(3)
+  %one = f32[1,2,1,4]{3,2,1,0} custom-call(%x, %stack, %layer, %scale), custom_call_target="__gpu$xla.gpu.triton", metadata={op_name="jit(f)/few_rows/pallas_call"}
+  ROOT %four = f32[1,2,4,4]{3,2,1,0} custom-call(%x, %stack, %layer, %scale), custom_call_target="__gpu$xla.gpu.triton", metadata={op_name="jit(f)/few_rows/pallas_call"}
+}
+"""  # noqa: E501
+
+
+def test_a_kernel_reads_its_own_layers_of_a_stack():
+  one, four = traffic.moves(STACKS)
+  rows, number, layer = 2 * 4 * 4, 4, 4 * 4 + 4 * 4
+  assert one.bytes == rows + number + layer + 2 * 4 * 4
+  assert four.bytes == rows + number + 4 * layer + 2 * 4 * 4 * 4

@@ -10,7 +10,7 @@ import pytest
 
 from varjax import sharding
 from varjax.errors import ConfigError
-from varjax.models import attention, norm, remat
+from varjax.models import attention, norm, quantised, remat
 from varjax.models.flash import block_causal, cached
 from varjax.models.flash.tiles import Tile, Tiles
 from varjax.spec import MeshSpec
@@ -252,19 +252,42 @@ def test_under_scan_remat_and_vmap():
 @pytest.mark.parametrize('programs', [1, 16])
 def test_cached_step_reads_what_is_filled(visible, programs):
   q, k, v, _ = _arrays(3, 67)
-  # What is not filled must not matter, whatever it is.
-  k, v = (x.at[:, visible:64].set(1e4) for x in (k, v))
-  found = _cached(q, k, v, jnp.int32(visible), programs)
+  # What is not filled must not matter, whatever it is, nor another layer.
+  past = [
+    jnp.stack([x[:, :64] + 3, x[:, :64].at[:, visible:].set(1e4)])
+    for x in (k, v)
+  ]
+  found = _cached(
+    q, k[:, 64:], v[:, 64:], *past, None, None, jnp.int32(visible), programs
+  )
   seen = np.r_[:visible, 64:67]
   expected = attention.xla(q, k[:, seen], v[:, seen], 0.3, None, None)
   np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-@functools.partial(jax.jit, static_argnums=4)
-def _cached(q, k, v, visible, programs):
+@pytest.mark.parametrize('programs', [1, 16])
+def test_a_cache_of_int8_is_turned_back_in_the_kernel(programs):
+  q, k, v, _ = _arrays(3, 67)
+  (k8, k_scale), (v8, v_scale) = (
+    quantised.of_rows(jnp.stack([x[:, :64]] * 2)) for x in (k, v)
+  )
+  found = _cached(
+    q, k[:, 64:], v[:, 64:], k8, v8, k_scale, v_scale, 40, programs
+  )
+  keys, values = (
+    jnp.concatenate([x8[1, :, :40] * s[1, :, :40, :, None], x[:, 64:]], axis=1)
+    for x8, s, x in ((k8, k_scale, k), (v8, v_scale, v))
+  )
+  expected = attention.xla(q, keys, values, 0.3, None, None)
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@functools.partial(jax.jit, static_argnums=8)
+def _cached(q, k, v, past_k, past_v, k_scale, v_scale, visible, programs):
   return cached.attend(
-    q, k, v, scale=0.3, visible=visible, interpret=True, tile=Tile(16, 16),
-    programs=programs,
+    q, k, v, cached.Past(past_k, past_v, k_scale, v_scale, 1), scale=0.3,
+    visible=visible, interpret=True, tile=Tile(16, 16), programs=programs,
+    tiles=1,
   )  # fmt: skip
 
 

@@ -35,12 +35,18 @@ def test_official_size_lowers_with_gradients(packed, cosine, dtype):
   assert text.count('@__gpu$xla.gpu.triton') == 3
 
 
-def test_a_cached_step_lowers():
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.int8])
+def test_a_cached_step_lowers(dtype):
   q = jax.ShapeDtypeStruct((2, 1, 16, 64), jnp.bfloat16)
-  k = jax.ShapeDtypeStruct((2, 681, 16, 64), jnp.bfloat16)
-  visible = jax.ShapeDtypeStruct((), jnp.int32)
+  past = jax.ShapeDtypeStruct((16, 2, 680, 16, 64), dtype)
+  scales = None
+  if dtype == jnp.int8:
+    scales = jax.ShapeDtypeStruct(past.shape[:-1], jnp.float32)
+  number = jax.ShapeDtypeStruct((), jnp.int32)
 
-  def program(q, k, v, visible):
-    return cached.attend(q, k, v, scale=1.0, visible=visible)
+  def program(q, past, scales, visible, layer):
+    whole = cached.Past(past, past, scales, scales, layer)
+    return cached.attend(q, q, q, whole, scale=1.0, visible=visible)
 
-  assert 'flash_cached' in gpu_program.lowered(program, q, k, k, visible)
+  text = gpu_program.lowered(program, q, past, scales, number, number)
+  assert 'flash_cached' in text

@@ -1,6 +1,7 @@
 """The transformer on the flash kernels: the same model, other programs."""
 
 import dataclasses
+import functools
 
 from flax.core import meta
 import jax
@@ -108,11 +109,16 @@ def test_on_a_gpu_flash_is_chosen_for_static_blocks(monkeypatch):
 
 @pytest.mark.usefixtures('gpu_mesh')
 def test_on_a_gpu_a_cache_is_read_by_the_kernel():
-  q, k = (jnp.zeros((1, n, 2, 64), jnp.bfloat16) for n in (1, 9))
+  q, past = (jnp.zeros((1, n, 2, 64), jnp.bfloat16) for n in (1, 9))
 
-  def attend(q, k):
-    return cache.attend_cached(q, k, k, 1.0, jnp.int32(3))
+  def attend(q, past, **more):
+    prefix = cache.Cache(past, past).prefix(8)
+    return cache.attend_cached(q, q, q, prefix, 1.0, **more)
 
-  assert 'flash_cached' in _kernels(attend, q, k)
-  exact = (x.astype(jnp.float32) for x in (q, k))
+  assert 'flash_cached' in _kernels(attend, q, past)
+  traced = functools.partial(attend, visible=jnp.int32(3))
+  assert 'flash_cached' in _kernels(traced, q, past)
+  exact = (x.astype(jnp.float32) for x in (q, past))
   assert 'flash_cached' not in _kernels(attend, *exact)
+  chosen = functools.partial(attend, backend='xla')
+  assert 'flash_cached' not in _kernels(chosen, q, past)

@@ -26,6 +26,9 @@ _FREE = frozenset(
 )  # fmt: skip
 _SLICES = ('dynamic-slice', 'slice', 'gather')
 _TRITON = 'custom_call_target="__gpu$xla.gpu.triton"'  # A Pallas kernel.
+# Kernels of ours that are given what all layers have and read some of it:
+# such operands, and the axis of the result that says of how many layers.
+_OF_LAYERS = {'few_rows': ((1, 3), 2), 'flash_cached': ((3, 4, 7, 8), None)}
 _ALIASED = re.compile(r'\{(\d*)\}: \((\d+), \{\}\)')
 
 
@@ -142,8 +145,10 @@ def _moved_by_kernel(
   It may be handed one array several times, for each of its parts. And one
   array may be the result of several kernels, in the same memory: each fills
   in its parts, and what the others did is not read. The last one counts.
+  Of a stack of layers a kernel reads its own.
   """
   continued = {place for _, place in _aliases(line)}
+  operands = _of_some_layers(line, scope, operands)
   read = {
     source.name if (source := scope.source(name)) else name: size
     for place, (name, size) in enumerate(
@@ -157,6 +162,23 @@ def _moved_by_kernel(
     if array.space == 0 and not _is_continued(line, index, scope)
   ]
   return sum(read.values()) + sum(written)
+
+
+def _of_some_layers(
+  line: hlo.Instruction, scope: _Scope, operands: list[int]
+) -> list[float]:
+  """Bytes of operands, of all layers as far as the kernel reads them."""
+  name = next((n for n in _OF_LAYERS if f'/{n}/pallas_call' in line.rest), '')
+  stacks, axis = _OF_LAYERS.get(name, ((), None))
+  read = 1 if axis is None else line.arrays[0].shape[axis]
+  return [
+    size * read / scope.lines[operand].arrays[0].shape[0]
+    if place in stacks and operand in scope.lines
+    else size
+    for place, (operand, size) in enumerate(
+      zip(line.operands, operands, strict=True)
+    )
+  ]
 
 
 def _aliases(line: hlo.Instruction) -> list[tuple[int, int]]:

@@ -160,28 +160,26 @@ class SelfAttention(nn.Module):
       scale = spec.softmax_scale / math.sqrt(width // heads)
     if turns is not None:
       q, k = rotary.turn(q, turns), rotary.turn(k, turns)
-    keys, values = k, v
-    if prefix is not None:
-      keys, values = prefix.joined(k, v)
     if (
       self.is_mutable_collection(maps.COLLECTION) and not self.is_initializing()
     ):
+      keys = k if prefix is None else prefix.joined(k, v)[0]
       weights = maps.weights(q, keys, scale, blocks, steps)
       self.sow(maps.COLLECTION, 'weights', weights)
-    if visible is None:
+    if prefix is None:
       out = attention.attend(
         q,
-        keys,
-        values,
+        k,
+        v,
         scale=scale,
         blocks=blocks,
         steps=steps,
         backend=spec.attention,
         cosine=cosine,
-        packed=qkv if prefix is None and turns is None else None,
+        packed=qkv if turns is None else None,
       )
     else:
-      out = attend_cached(q, keys, values, scale, visible)
+      out = attend_cached(q, k, v, prefix, scale, visible, spec.attention)
     proj = _HeadProjection(
       width,
       std / math.sqrt(2 * spec.depth),

@@ -21,13 +21,15 @@ class Cache:
   """Normalised keys, and values, of every position already generated.
 
   Under int8 each head of each position has a scale. Blocks are scanned over
-  it, so that one sees its own layer, without the leading axis.
+  it, so that one sees its own layer, without the leading axis; or the whole,
+  and `layer` says which is its own.
   """
 
   k: jax.Array  # [depth, B, L, N, A]
   v: jax.Array  # [depth, B, L, N, A]
   k_scale: jax.Array | None = None  # [depth, B, L, N] float32, under int8
   v_scale: jax.Array | None = None  # [depth, B, L, N] float32, under int8
+  layer: jax.Array | None = None  # int32 []
   # Positions that are read, from the first on; None is all of them.
   filled: int | None = flax.struct.field(pytree_node=False, default=None)
 
@@ -43,10 +45,17 @@ class Cache:
     self, k: Float[Array, 'B T N A'], v: Float[Array, 'B T N A']
   ) -> tuple[Float[Array, 'B M N A'], Float[Array, 'B M N A']]:
     """What one layer holds, followed by the keys and values of a step."""
+    own = self if self.layer is None else self.of_layer(self.layer)
     return (
-      jnp.concatenate([self._read(self.k, self.k_scale, k.dtype), k], axis=1),
-      jnp.concatenate([self._read(self.v, self.v_scale, v.dtype), v], axis=1),
+      jnp.concatenate([own._read(own.k, own.k_scale, k.dtype), k], axis=1),
+      jnp.concatenate([own._read(own.v, own.v_scale, v.dtype), v], axis=1),
     )
+
+  def of_layer(self, layer: jax.Array) -> Cache:
+    """The cache of one layer."""
+    arrays = (self.k, self.v, self.k_scale, self.v_scale)
+    parts = (None if x is None else x[layer] for x in arrays)
+    return Cache(*parts, filled=self.filled)
 
   def _read(self, values, scale, dtype):
     values = values[:, : self.filled].astype(dtype)
@@ -103,35 +112,61 @@ def empty(
 
 def attend_cached(
   q: Float[Array, 'B T N A'],
-  k: Float[Array, 'B M N A'],
-  v: Float[Array, 'B M N A'],
+  k: Float[Array, 'B T N A'],
+  v: Float[Array, 'B T N A'],
+  prefix: Cache,
   scale: float,
-  visible: Int[Array, ''],
+  visible: Int[Array, ''] | None = None,
+  backend: str = 'auto',
 ) -> Float[Array, 'B T N A']:
-  """One step against a whole cache, with the step's own keys at its end.
+  """One step against a cache and itself.
 
-  On an NVIDIA GPU a kernel reads the filled part alone (`flash.cached`).
+  On an NVIDIA GPU a kernel reads the cache where it lies (`flash.cached`).
 
   Args:
-    q: queries of the step.
-    k, v: all rows of the cache followed by those of the step.
+    q, k, v: of the step.
+    prefix: what one layer holds, or all with the number of that layer.
     scale: of the logits before the softmax.
-    visible: rows of the cache that are filled.
+    visible: rows of the cache that are filled, where that is traced;
+      `prefix.filled` otherwise.
+    backend: key of `attention.BACKENDS`, or 'auto'; of steps that are not
+      traced.
 
   Returns:
     The attended values, in the type of v.
   """
-  if attention.on_gpu() and q.dtype != jnp.float32 and attention.flash_fits(q):
+  ours = backend in ('auto', 'flash') or visible is not None
+  if (
+    ours
+    and attention.on_gpu()
+    and q.dtype != jnp.float32
+    and attention.flash_fits(q)
+  ):
     # Not at the top: models must load where Pallas does not.
     from varjax.models.flash import cached
 
-    return cached.attend(q, k, v, scale=scale, visible=visible)
-  rows, own = k.shape[1], q.shape[1]
+    if visible is None:
+      every = prefix.k.shape[-3]
+      visible = every if prefix.filled is None else prefix.filled
+    past = cached.Past(*_stacked(prefix))
+    return cached.attend(q, k, v, past, scale=scale, visible=visible)
+  keys, values = prefix.joined(k, v)
+  if visible is None:
+    return attention.attend(q, keys, values, scale=scale, backend=backend)
+  rows, own = keys.shape[1], q.shape[1]
   index = jnp.arange(rows)
   seen = (index < visible) | (index >= rows - own)
   logits = jnp.einsum(
-    'btna,bmna->bntm', q, k, preferred_element_type=jnp.float32
+    'btna,bmna->bntm', q, keys, preferred_element_type=jnp.float32
   )
   logits = jnp.where(seen[None, None, None], logits * scale, -jnp.inf)
-  weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-  return jnp.einsum('bntm,bmna->btna', weights, v)
+  weights = jax.nn.softmax(logits, axis=-1).astype(values.dtype)
+  return jnp.einsum('bntm,bmna->btna', weights, values)
+
+
+def _stacked(prefix: Cache) -> tuple:
+  """Keys, values and their scales of all layers, and the number of one."""
+  arrays = prefix.k, prefix.v, prefix.k_scale, prefix.v_scale
+  if prefix.layer is not None:
+    return *arrays, prefix.layer
+  return *(None if x is None else x[None] for x in arrays), 0

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 import numpy as np
 
-from varjax.models import dense, in_place, product
+from varjax.models import dense, in_place
 from varjax.models.adaln import init_std
 from varjax.models.block import KeyValue
 from varjax.models.cache import Cache
@@ -104,7 +104,7 @@ class DepthTransformer(nn.Module):
     causal = (1,) * count if cache is None else None
     prefix = None if cache is None else Cache(*cache)
     run = self.blocks
-    if step and product.fits(x):
+    if step and in_place.serves(x):
       weights = self.variables['params']['blocks']
       run = functools.partial(in_place.run, depth_spec(self.spec), weights)
     x, new = run(x, None, rates, prefix, None, causal, False, True, None, None)

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int
 import numpy as np
 
 from varjax import errors
-from varjax.models import attention, in_place, product, rotary
+from varjax.models import attention, in_place, rotary
 from varjax.models.adaln import BlockModulation
 from varjax.models.block import KeyValue
 from varjax.models.cache import Cache
@@ -263,7 +263,7 @@ class Transformer(nn.Module):
     x = nn.with_logical_constraint(x, ('batch', 'length', 'embed'))
     rates = np.linspace(0, spec.drop_path, spec.depth, dtype=np.float32)
     run = self.blocks
-    if collect and product.fits(x):
+    if collect and in_place.serves(x):
       weights = self.variables['params']['blocks']
       run = functools.partial(in_place.run, spec, weights)
     return run(

@@ -18,6 +18,23 @@ def head(length: int, head_size: int) -> pl.BlockSpec:
   )
 
 
+def head_of_layers(shape: tuple[int, ...]) -> pl.BlockSpec:
+  """[depth, length, A] of [depth, B, length, N, A]."""
+  depth, _, length, _, head_size = shape
+  return pl.BlockSpec(
+    (depth, None, length, None, head_size),
+    lambda *at: (0, at[-1], 0, at[-2], 0),
+  )
+
+
+def numbers_of_layers(shape: tuple[int, ...]) -> pl.BlockSpec:
+  """[depth, length] of [depth, B, length, N]."""
+  depth, _, length, _ = shape
+  return pl.BlockSpec(
+    (depth, None, length, None), lambda *at: (0, at[-1], 0, at[-2])
+  )
+
+
 def parts(*arrays: jax.Array) -> list[pl.BlockSpec]:
   """[length, A] of queries, keys and values.
 
