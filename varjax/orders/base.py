@@ -13,6 +13,9 @@ from typing import Protocol
 
 import flax.struct
 import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+import numpy as np
 
 from varjax.types import Codes, Example, Layout, PyTree
 
@@ -48,6 +51,13 @@ class Choice:
   features: jax.Array  # [B, A, C] of `Order.embed`, or mixtures of them
   confidence: jax.Array  # [B, A], log probability of what was drawn
   keys: jax.Array  # [B] keys, for an order that draws
+
+
+def block_steps(layout: Layout) -> Int[Array, '1 L']:
+  """The step of each row, of an order whose steps are static blocks."""
+  sizes = layout.block_sizes or ()
+  steps = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+  return jnp.asarray(steps)[None]
 
 
 class Order(Protocol):

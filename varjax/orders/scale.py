@@ -15,9 +15,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
-import numpy as np
 
-from varjax.orders.base import Choice, Given, Turn
+from varjax.orders.base import Choice, Given, Turn, block_steps
 from varjax.orders.features import FeatureOrder
 from varjax.tokenizers import msvq
 from varjax.types import Codes, Example, Layout
@@ -55,16 +54,12 @@ class ScaleOrder(FeatureOrder):
   ) -> Example:
     """Codes [B, L, 1] with the inputs of teacher forcing [B, L-S, C]."""
     del keys
-    layout = self.layout
-    steps = np.repeat(
-      np.arange(layout.num_steps, dtype=np.int32), layout.block_sizes
-    )
     return Example(
       inputs=msvq.teacher_inputs(quantizer, codes),
       targets=codes,
       weights=jnp.ones(codes.shape[:2], jnp.float32),
-      positions=jnp.arange(layout.positions, dtype=jnp.int32)[None],
-      steps=jnp.asarray(steps)[None],
+      positions=jnp.arange(self.layout.positions, dtype=jnp.int32)[None],
+      steps=block_steps(self.layout),
     )
 
   def start(

@@ -27,7 +27,7 @@ from jaxtyping import Array, Int
 import numpy as np
 
 from varjax import errors
-from varjax.orders.base import Choice, Turn
+from varjax.orders.base import Choice, Turn, block_steps
 from varjax.orders.flat import Canvas, FlatOrder, shuffle, take
 from varjax.types import Codes, Example, Layout, PyTree
 
@@ -173,15 +173,12 @@ class SetwiseOrder(FlatOrder):
     inputs, origins = self._inputs(tokens, sequence, read[layout.start :])
     wanted = take(tokens, _numbers(sequence, asked, 0))
     weights = asks * np.float32(len(asks) / asks.sum())
-    steps = np.repeat(
-      np.arange(self.turns, dtype=np.int32), layout.block_sizes or ()
-    )
     return Example(
       inputs=inputs,
       targets=jnp.where(asks[None], wanted, 0)[..., None],
       weights=jnp.broadcast_to(jnp.asarray(weights)[None], wanted.shape),
       positions=self._positions(sequence, read, asked),
-      steps=jnp.asarray(steps)[None],
+      steps=block_steps(layout),
       origins=origins,
     )
 

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 import numpy as np
 
 from varjax import errors
-from varjax.orders.base import Choice, Given, Turn
+from varjax.orders.base import Choice, Given, Turn, block_steps
 from varjax.orders.features import FeatureOrder
 from varjax.tokenizers import msvq
 from varjax.tokenizers.resize import resize
@@ -90,15 +90,12 @@ class SplitOrder(FeatureOrder):
       features = self.embed(quantizer, codes[:, self._numbers(step)])
       state = self._put(quantizer, state, features, step)
     positions = np.concatenate([self._numbers(s) for s in range(self.turns)])
-    steps = np.repeat(
-      np.arange(self.turns, dtype=np.int32), self.layout.block_sizes or ()
-    )
     return Example(
       inputs=jnp.concatenate(inputs, axis=1),
       targets=codes[:, positions],
       weights=jnp.ones(codes.shape[:2], jnp.float32),
       positions=jnp.asarray(positions, jnp.int32)[None],
-      steps=jnp.asarray(steps)[None],
+      steps=block_steps(self.layout),
     )
 
   def start(
