@@ -6,7 +6,7 @@ here, so that nothing is fitted twice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import platform
 from typing import Any
 
@@ -116,30 +116,11 @@ def describe(
   """
   one = len(fit.form.inputs) == 1 and fit.form.inputs[0] == 'x'
   key_of = {'x': x_key or 'x'} if one else {k: k for k in fit.form.inputs}
-  warnings = list(fit.warnings)
   points, holdout = [], []
   if frame is not None and used is not None:
     reasons = why or [None] * len(frame)
     points = _points(fit, frame, used, reasons, key_of)
     holdout = _holdout(fit, boot, frame, reasons, key_of, y_kind)
-  for row in holdout:
-    if row['extrapolation'] > 30:
-      warnings.append(
-        f'run {row["name"]} lies {row["extrapolation"]:.0f} times beyond the '
-        'largest fitted size: treat its prediction as a guess'
-      )
-  inputs = {
-    key_of[k]: {
-      'name': UNITS[key_of[k]][0], 'unit': UNITS[key_of[k]][1],
-      'min': float(v.min()), 'max': float(v.max()),
-    }
-    for k, v in fit.columns.items()
-  }  # fmt: skip
-  if boot is not None and boot.failed:
-    warnings.append(
-      f'{boot.failed} of {boot.failed + len(boot.theta)} bootstrap refits did '
-      'not converge and were left out'
-    )
   x = fit.columns['x'] if one else None
   out = {
     'schema': result.SCHEMA, 'kind': 'varjax.fit', 'name': name,
@@ -153,7 +134,7 @@ def describe(
     'intervals': intervals(fit, boot), 'bootstrap': _bootstrap(boot),
     'sigma_log': fit.sigma_log, 'rmse_log': fit.rmse_log, 'r2': fit.r2,
     'condition': fit.condition[0], 'rank': fit.condition[1],
-    'inputs': inputs,
+    'inputs': _inputs(fit, key_of),
     'x': {
       'name': UNITS[key_of['x']][0], 'unit': UNITS[key_of['x']][1]
     } if one else None,
@@ -166,10 +147,41 @@ def describe(
     ) if one else None,
     'holdout': holdout, 'backtest': next(iter(backtests), None),
     'backtests': list(backtests),
-    'refusals': [r.as_dict() for r in fit.refusals], 'warnings': warnings,
+    'refusals': [r.as_dict() for r in fit.refusals],
+    'warnings': _warnings(fit, boot, holdout),
     'seed': fit.seed, 'versions': versions(), 'drop': 0, 'filter': None,
   }  # fmt: skip
   return out
+
+
+def _inputs(fit: Fit, key_of: Mapping[str, str]) -> dict[str, dict]:
+  """What the form was fitted to, and over which range."""
+  return {
+    key_of[k]: {
+      'name': UNITS[key_of[k]][0], 'unit': UNITS[key_of[k]][1],
+      'min': float(v.min()), 'max': float(v.max()),
+    }
+    for k, v in fit.columns.items()
+  }  # fmt: skip
+
+
+def _warnings(
+  fit: Fit, boot: Bootstrap | None, holdout: list[dict]
+) -> list[str]:
+  """Those of the fit, then of its predictions and of its refits."""
+  warnings = list(fit.warnings)
+  for row in holdout:
+    if row['extrapolation'] > 30:
+      warnings.append(
+        f'run {row["name"]} lies {row["extrapolation"]:.0f} times beyond the '
+        'largest fitted size: treat its prediction as a guess'
+      )
+  if boot is not None and boot.failed:
+    warnings.append(
+      f'{boot.failed} of {boot.failed + len(boot.theta)} bootstrap refits did '
+      'not converge and were left out'
+    )
+  return warnings
 
 
 def _points(fit: Fit, frame, used, why, key_of) -> list[dict]:

@@ -18,9 +18,9 @@ from scipy import optimize
 from varjax import errors
 from varjax.scaling import identify, newton
 from varjax.scaling.fit import Fit, count_agreeing, problem_of
-from varjax.scaling.forms import SumForm, scale_of
+from varjax.scaling.forms import Scale, SumForm, scale_of
 from varjax.scaling.objective import Objective
-from varjax.scaling.points import checked
+from varjax.scaling.points import Points, checked
 
 
 def fit_vpnls(
@@ -56,12 +56,36 @@ def fit_vpnls(
     raise errors.ConfigError('vpnls fits sums of power laws only')
   gate = identify.Gate(force)
   points = checked(form, columns, y, gate, distinct=distinct)
-  columns, y = points.columns, points.y
-  scale = scale_of(columns, y)
+  scale = scale_of(points.columns, points.y)
   objective = Objective('linear')
-  problem = problem_of(form, columns, y, objective, points.weights, scale)
-  logs = {k: np.log(v) - scale.x[k] for k, v in columns.items()}
-  target = y / np.exp(scale.y)
+  problem = problem_of(
+    form, points.columns, points.y, objective, points.weights, scale
+  )
+  starts = _search(form, points, scale, grid, polished)
+  optimum = newton.minimise(problem, starts)
+  best = int(np.argmin(optimum.value))
+  value = float(optimum.value[best])
+  agreeing = count_agreeing(optimum.value, objective, len(points.y))
+  # The polish moves the refined cells by nothing, and should: the start
+  # that matters is the grid's.
+  identify.check_starts(
+    identify.StartReport(polished, agreeing, float('inf')), gate
+  )
+  return Fit(
+    form=form, objective=objective, scale=scale, columns=points.columns,
+    y=points.y, weights=points.weights, theta=optimum.theta[best],
+    value=value * float(np.exp(2 * scale.y)) * objective.factor,
+    starts=polished, agreeing=agreeing, method='vpnls', seed=0,
+    order=points.order, refusals=tuple(gate.kept),
+  )  # fmt: skip
+
+
+def _search(
+  form: SumForm, points: Points, scale: Scale, grid: int, polished: int
+) -> np.ndarray:
+  """The best cells of a grid of exponents, refined: theta [polished, p]."""
+  logs = {k: np.log(v) - scale.x[k] for k, v in points.columns.items()}
+  target = points.y / np.exp(scale.y)
 
   def project(exponents: np.ndarray) -> tuple[float, np.ndarray]:
     design, offset = _design(form, exponents, logs, scale.y)
@@ -81,22 +105,7 @@ def fit_vpnls(
     exponents = np.exp(refined.x)
     coefs = np.maximum(project(exponents)[1], 1e-6)
     starts.append(np.concatenate([np.log(coefs), exponents]))
-  optimum = newton.minimise(problem, np.array(starts))
-  best = int(np.argmin(optimum.value))
-  value = float(optimum.value[best])
-  agreeing = count_agreeing(optimum.value, objective, len(y))
-  # The polish moves the refined cells by nothing, and should: the start
-  # that matters is the grid's.
-  identify.check_starts(
-    identify.StartReport(polished, agreeing, float('inf')), gate
-  )
-  return Fit(
-    form=form, objective=objective, scale=scale, columns=columns, y=y,
-    weights=points.weights, theta=optimum.theta[best],
-    value=value * float(np.exp(2 * scale.y)) * objective.factor,
-    starts=polished, agreeing=agreeing, method='vpnls', seed=0,
-    order=points.order, refusals=tuple(gate.kept),
-  )  # fmt: skip
+  return np.array(starts)
 
 
 def _design(form: SumForm, exponents, logs, log_y):
