@@ -129,6 +129,13 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
   arguments.add_precision(parser)
   arguments.add_seed(parser)
   args = parser.parse_args(argv)
+  _check(args)
+  args.box = _box(args.box) if args.box else None
+  return args
+
+
+def _check(args: argparse.Namespace) -> None:
+  """Refuses arguments that do not go together."""
   if not args.out.lower().endswith('.png'):
     raise errors.ConfigError(f'--out={args.out}: must end in .png')
   if args.mode == 'superres':
@@ -141,8 +148,6 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     raise errors.ConfigError('--mode=class: needs --label, a class')
   if args.blend is not None and args.blend < 0:
     raise errors.ConfigError(f'--blend={args.blend}: must be at least 0')
-  args.box = _box(args.box) if args.box else None
-  return args
 
 
 def _box(text: str) -> tuple[float, float, float, float]:

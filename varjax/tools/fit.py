@@ -37,9 +37,22 @@ Any other CSV or Parquet is fitted with one form; name its columns:
 def parser() -> argparse.ArgumentParser:
   """The command line."""
   made = arguments.parser('fit', _DESCRIPTION)
-  add = made.add_argument
-  add('table', help='records (.jsonl, .parquet, folder) or a CSV/Parquet')
-  add('--out', required=True, metavar='DIR', help='where fit.json goes')
+  made.add_argument(
+    'table', help='records (.jsonl, .parquet, folder) or a CSV/Parquet'
+  )
+  made.add_argument(
+    '--out', required=True, metavar='DIR', help='where fit.json goes'
+  )
+  _add_table(made.add_argument_group('which table'))
+  _add_conventions(made.add_argument_group('what N, D and C of records are'))
+  _add_form(made.add_argument_group('what is fitted'))
+  _add_method(made.add_argument_group('how it is fitted'))
+  return made
+
+
+def _add_table(group: argparse._ArgumentGroup) -> None:
+  """What is read, and what its columns are."""
+  add = group.add_argument
   add('--n', metavar='COLUMN', help='parameters')
   add('--d', metavar='COLUMN', help='training tokens')
   add('--c', metavar='COLUMN', help='training FLOPs')
@@ -51,41 +64,21 @@ def parser() -> argparse.ArgumentParser:
   add('--name', metavar='COLUMN', help='name of a run')
   add('--run', metavar='COLUMN', help='run of a row, where rows are not runs')
   add(
-    '--form', help='one of ' + ', '.join(FORMS) + ', or power_pinned, '
-    'chinchilla_pinned with --floor (CSV: chinchilla)',
-  )  # fmt: skip
-  add(
-    '--x',
-    default=None,
-    choices=('n', 'd', 'c'),
-    help='input of a 1-D form: --n, --d or --c if unset',
-  )
-  add(
-    '--method', default='auto', choices=METHODS,
-    help='what is minimised: huber of log residuals (surfaces by default), '
-    'log or linear least squares, vpnls; isoflop; or envelope, the lower '
-    'edge of training curves, of rows with --run',
-  )  # fmt: skip
-  add('--delta', type=float, default=1e-3, help='of the Huber loss')
-  add(
-    '--floor', metavar='E',
-    help='hold E at this value, beside the fitted floor; for records also '
-    'one per metric, as L_mean=5,L_last=4.5',
-  )  # fmt: skip
-  add(
     '--units', metavar='KEY=SIZE',
     help='size of one unit of the columns n, d, c, u of a CSV, as '
     'n=1e6,d=1e9 for millions and billions',
   )  # fmt: skip
   add('--loss_unit', default='', help="of a CSV's loss, as 'nats per token'")
-  add('--bootstrap', type=int, default=1000, help='refits; 0 for none')
   add(
-    '--bootstrap_backend', default='numpy', choices=BACKENDS,
-    help='where refits run: numpy, or jax (vmapped, float64; faster from '
-    'some thousands of refits on)',
+    '--filter', action='append', default=[], metavar='COLUMN=VALUE',
+    help='keep rows where the column equals the value (repeatable)',
   )  # fmt: skip
-  add('--starts', type=int, default=200, help='of the optimiser for each fit')
-  add('--seed', type=int, default=0, help='of starts and bootstrap')
+  add('--curves', metavar='FILE', help='curves.jsonl (beside the records)')
+
+
+def _add_conventions(group: argparse._ArgumentGroup) -> None:
+  """Conventions, for records of varjax."""
+  add = group.add_argument
   add(
     '--n_convention', default='body', choices=list(table.N_CONVENTIONS),
     help='what N counts in records: '
@@ -102,34 +95,66 @@ def parser() -> argparse.ArgumentParser:
   add(
     '--k', type=float, default=6.0, help='k of C = k N D, where C is not given'
   )
+
+
+def _add_form(group: argparse._ArgumentGroup) -> None:
+  """The form, and to which rows."""
+  add = group.add_argument
   add(
-    '--drop_highest', type=int, default=0, metavar='K',
-    help='drop the K highest losses',
+    '--form', help='one of ' + ', '.join(FORMS) + ', or power_pinned, '
+    'chinchilla_pinned with --floor (CSV: chinchilla)',
   )  # fmt: skip
   add(
-    '--filter', action='append', default=[], metavar='COLUMN=VALUE',
-    help='keep rows where the column equals the value (repeatable)',
+    '--x', choices=('n', 'd', 'c'),
+    help='input of a 1-D form; of a table the column that is named, or n',
   )  # fmt: skip
   add(
-    '--hold_out', type=int, metavar='K',
-    help='hold out the K largest sizes when no run has the role holdout '
-    '(records: 1, CSV: 0)',
+    '--floor', metavar='E',
+    help='hold E at this value, beside the fitted floor; for records also '
+    'one per metric, as L_mean=5,L_last=4.5',
   )  # fmt: skip
   add(
     '--base', metavar='E=..,A=..,B=..,alpha=..,beta=..',
     help='surface of unrepeated data, for --form repeat',
   )  # fmt: skip
   add(
+    '--drop_highest', type=int, default=0, metavar='K',
+    help='drop the K highest losses',
+  )  # fmt: skip
+  add(
+    '--hold_out', type=int, metavar='K',
+    help='hold out the K largest sizes when no run has the role holdout '
+    '(records: 1, CSV: 0)',
+  )  # fmt: skip
+
+
+def _add_method(group: argparse._ArgumentGroup) -> None:
+  """The optimiser, refits and checks."""
+  add = group.add_argument
+  add(
+    '--method', default='auto', choices=METHODS,
+    help='what is minimised: huber of log residuals (surfaces by default), '
+    'log or linear least squares, vpnls; isoflop; or envelope, the lower '
+    'edge of training curves, of rows with --run',
+  )  # fmt: skip
+  add('--delta', type=float, default=1e-3, help='of the Huber loss')
+  add('--starts', type=int, default=200, help='of the optimiser for each fit')
+  add('--bootstrap', type=int, default=1000, help='refits; 0 for none')
+  add(
+    '--bootstrap_backend', default='numpy', choices=BACKENDS,
+    help='where refits run: numpy, or jax (vmapped, float64; faster from '
+    'some thousands of refits on)',
+  )  # fmt: skip
+  add('--seed', type=int, default=0, help='of starts and bootstrap')
+  add(
     '--sensitivity', action='store_true',
     help='vary delta, outliers and objective, and profile the exponents',
   )  # fmt: skip
-  add('--curves', metavar='FILE', help='curves.jsonl (beside the records)')
   add('--no_backtest', action='store_true', help='skip leave-largest-out')
   add(
     '--force', action='store_true',
     help='fit in spite of a refusal; it stays in the result',
   )  # fmt: skip
-  return made
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,7 +14,7 @@ takes, and plan.json beside it. Exit code 3: the fit cannot support a plan.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import json
 import os
@@ -85,18 +85,7 @@ def main(argv: Sequence[str]) -> int:
       )
     return planner.plan(law, ladder, demand, extrapolate)
 
-  if args.target_loss is not None:
-    found = planned(1.0)  # what a loss costs is the answer, not the question
-  elif budget is not None:
-    found = planned(budget)
-  elif args.device_hours is not None and machine and machine.topology:
-    found = slices.plan_for_hours(
-      planned, ladder, args.device_hours, machine.topology, args.recipe
-    )
-  else:
-    raise errors.ConfigError(
-      'give --budget FLOPS, --device_hours HOURS or --target_loss LOSS'
-    )
+  found = _plan(args, planned, ladder, machine, budget)
   run = ladder.run(found.best.rung)
   compiled = machines.check(
     recipe.apply(args.recipe, run, found.best.images), machine, args.compile
@@ -118,6 +107,31 @@ def main(argv: Sequence[str]) -> int:
   for path in _write(args, values, made.run, argv):
     print(f'wrote {path}')
   return 0
+
+
+def _plan(
+  args: argparse.Namespace,
+  planned: Callable[[float], planner.Plan],
+  ladder: Ladder,
+  machine: costs.Machine | None,
+  budget: float | None,
+) -> planner.Plan:
+  """The plan for the goal that was given.
+
+  Raises:
+    ConfigError: none was.
+  """
+  if args.target_loss is not None:
+    return planned(1.0)  # what a loss costs is the answer, not the question
+  if budget is not None:
+    return planned(budget)
+  if args.device_hours is not None and machine and machine.topology:
+    return slices.plan_for_hours(
+      planned, ladder, args.device_hours, machine.topology, args.recipe
+    )
+  raise errors.ConfigError(
+    'give --budget FLOPS, --device_hours HOURS or --target_loss LOSS'
+  )
 
 
 def _check_goals(args: argparse.Namespace) -> None:
