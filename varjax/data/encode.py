@@ -1,13 +1,15 @@
 """Writes the code cache: every image through the tokenizer, once.
 
 Killed at any point and started again, it keeps the shards that are whole,
-and the finished folder holds the same bytes.
+and the finished folder holds the same bytes. Images are read, stacked, given
+to the device, fetched as codes and written at the same time, each by threads
+of its own.
 """
 
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -22,7 +24,7 @@ import numpy as np
 from varjax import errors
 from varjax.data import codes as code_cache
 from varjax.data import manifest as manifests
-from varjax.data import preprocess, shards
+from varjax.data import preprocess, shards, stages
 from varjax.data.manifest import Manifest, Shard
 from varjax.data.sources import SPLITS, Source
 from varjax.spec import DataSpec
@@ -30,6 +32,9 @@ from varjax.types import CodeSpec
 
 EncodeFn = Callable[[np.ndarray], Any]
 _THREADS = 16
+# Batches that wait: for the device, on it, and for the disk. Those are codes,
+# small enough that the device does not wait while a shard is written.
+_LOADED, _QUEUED, _FETCHED = 2, 1, 256
 _NOTES = '.process-'  # and a number: what one of several has finished
 
 
@@ -74,6 +79,7 @@ def encode_split(
   shard_images: int = 8192,
   seed: int = 0,
   progress: Callable[[int, int], None] | None = None,
+  waited: Callable[[float], None] | None = None,
   share: Share = Share(),
 ) -> Manifest:
   """Encodes a split into `out_dir`/<split>, or finishes doing so.
@@ -84,7 +90,8 @@ def encode_split(
   Args:
     encode_fn: uint8 [B, H, W, 3] to integer codes [B, L, R]; called with
       B = batch_size always, the last batch of a shard is padded with zeros.
-      May return before it is done, as jitted functions do.
+      May return before it is done, as jitted functions do. Called by one
+      thread, not by the caller's.
     source: the images.
     out_dir: folder of the cache.
     tokenizer_id: content hash of the tokenizer, stored and compared.
@@ -97,6 +104,8 @@ def encode_split(
     seed: of the random crops.
     progress: called with (images done, images in all) after each batch, of
       this process's share.
+    waited: called with the seconds for which each batch kept the device's
+      thread waiting, by that thread.
     share: of several processes, which all call this on one shared folder.
 
   Returns:
@@ -133,21 +142,24 @@ def encode_split(
     if progress:
       progress(done, total)
     rows: list[manifests.Row] = []
-    for unit, codes, examples in _encoded(
-      encode_fn, source, plan, data_spec, iter(units), batch_size
-    ):
-      for row, example in zip(codes, examples, strict=True):
-        rows.append((row, example['label'], example['id']))
-      done += unit.count
-      if unit.ends_shard:
-        first = unit.first + unit.count - len(rows)
-        shard = shards.write(folder, plan, unit.view, first, rows, suffix)
-        finished.append(shard)
-        manifest = plan.with_shards(tuple(finished))
-        manifests.save(manifest, notes)
-        rows = []
-      if progress:
-        progress(done, total)
+    with contextlib.closing(
+      _encoded(
+        encode_fn, source, plan, data_spec, iter(units), batch_size, waited
+      )
+    ) as encoded:
+      for unit, codes, examples in encoded:
+        for row, example in zip(codes, examples, strict=True):
+          rows.append((row, example['label'], example['id']))
+        done += unit.count
+        if unit.ends_shard:
+          first = unit.first + unit.count - len(rows)
+          shard = shards.write(folder, plan, unit.view, first, rows, suffix)
+          finished.append(shard)
+          manifest = plan.with_shards(tuple(finished))
+          manifests.save(manifest, notes)
+          rows = []
+        if progress:
+          progress(done, total)
     if share.count > 1:
       manifest = _merge(folder, plan, share)
   return manifest
@@ -290,25 +302,30 @@ def _encoded(
   data_spec: DataSpec,
   units: Iterator[_Unit],
   batch_size: int,
-) -> Iterator[tuple[_Unit, np.ndarray, list[dict[str, Any]]]]:
-  """Encodes unit after unit, one call ahead of the one that is yielded.
+  waited: Callable[[float], None] | None,
+) -> Generator[tuple[_Unit, np.ndarray, list[dict[str, Any]]]]:
+  """Codes of unit after unit, from stages that do not wait for each other."""
 
-  The device works on a batch while the host loads the next one and writes
-  the one before.
-  """
-  ahead = None
-  for unit, examples in _loaded(source, plan, data_spec, units):
-    images = np.stack([example['image'] for example in examples])
-    padding = batch_size - unit.count
-    images = np.pad(images, ((0, padding), (0, 0), (0, 0), (0, 0)))
-    for example in examples:
-      del example['image']
-    following = (unit, encode_fn(images), examples)
-    if ahead is not None:
-      yield ahead[0], _checked_codes(ahead[1], plan, ahead[0]), ahead[2]
-    ahead = following
-  if ahead is not None:
-    yield ahead[0], _checked_codes(ahead[1], plan, ahead[0]), ahead[2]
+  def stack() -> Generator[tuple[_Unit, np.ndarray, list[dict[str, Any]]]]:
+    for unit, examples in _loaded(source, plan, data_spec, units):
+      images = np.stack([example['image'] for example in examples])
+      padding = batch_size - unit.count
+      images = np.pad(images, ((0, padding), (0, 0), (0, 0), (0, 0)))
+      for example in examples:
+        del example['image']
+      yield unit, images, examples
+
+  def start() -> Generator[tuple[_Unit, Any, list[dict[str, Any]]]]:
+    with contextlib.closing(stages.ahead(stack(), _LOADED, waited)) as batches:
+      for unit, images, examples in batches:
+        yield unit, encode_fn(images), examples
+
+  def fetch() -> Generator[tuple[_Unit, np.ndarray, list[dict[str, Any]]]]:
+    with contextlib.closing(stages.ahead(start(), _QUEUED)) as outputs:
+      for unit, output, examples in outputs:
+        yield unit, _checked_codes(output, plan, unit), examples
+
+  return stages.ahead(fetch(), _FETCHED)
 
 
 def _loaded(
