@@ -101,7 +101,15 @@ def load(path_and_arg: str) -> ml_collections.ConfigDict:
 
 
 def load_module(path: str, function: str) -> py_types.ModuleType:
-  """Imports a Python file by path; it must define `function`."""
+  """Imports a Python file by path.
+
+  Args:
+    path: of the file; its code is run.
+    function: that it must define.
+
+  Raises:
+    ConfigError: no such file, it cannot be imported, or lacks the function.
+  """
   file = pathlib.Path(path)
   if not file.is_file():
     raise errors.ConfigError(f'{path}: no such file')
@@ -179,7 +187,12 @@ def to_json(run: specs.RunSpec) -> str:
 
 
 def from_json(text: str, source: str = 'config_json') -> specs.RunSpec:
-  """Inverse of `to_json`, with full validation."""
+  """Inverse of `to_json`, with full validation.
+
+  Raises:
+    ConfigError: no JSON, an unknown key, a wrong type or a bad value; names
+      `source`.
+  """
   try:
     tree = json.loads(text)
   except json.JSONDecodeError as error:

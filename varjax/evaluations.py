@@ -105,6 +105,9 @@ def join(table: pd.DataFrame, found: list[EvaluationRecord]) -> pd.DataFrame:
 
   The last 'protocol' evaluation of a run that has a score counts. Runs
   without it have null, and a table without evaluations stays as it is.
+
+  Raises:
+    RecordError: a score has the name of a column.
   """
   by_run: dict[str, dict[str, float]] = {}
   for record in found:

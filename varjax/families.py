@@ -126,6 +126,10 @@ def llamagen(depth: int, width: int, heads: int, published: int = 0) -> Member:
 
   The class is the start symbol, which has a table row of its own here: one
   width more than in the public code.
+
+  Args:
+    depth, width, heads: layers, D, N.
+    published: parameters as published, 0 where that is not known.
   """
   # Two thirds of four widths, up to a multiple of 256 (public code).
   hidden = -(-int(8 * width / 3) // 256) * 256
@@ -160,7 +164,13 @@ def llamagen(depth: int, width: int, heads: int, published: int = 0) -> Member:
 def imagegpt(
   depth: int, width: int, heads: int, side: int, published: int = 0
 ) -> Member:
-  """ImageGPT: next pixels of a palette of 512 colours by a GPT-2."""
+  """ImageGPT: next pixels of a palette of 512 colours by a GPT-2.
+
+  Args:
+    depth, width, heads: layers, D, N.
+    side: of the images, in pixels.
+    published: parameters as published, 0 where that is not known.
+  """
   model = dataclasses.replace(
     _GPT,
     depth=depth,
@@ -187,6 +197,13 @@ def rq(
 
   Keys have no bias here, and class-conditional models have a row for "no
   class".
+
+  Args:
+    depth: layers over positions; depth_layers: over the codes of one.
+    width: D of both.
+    vocab: values of one code.
+    num_classes: class labels; 0 is unconditional.
+    published: parameters as published, 0 where that is not known.
   """
   model = dataclasses.replace(
     _GPT,

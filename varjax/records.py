@@ -203,6 +203,9 @@ def load(path: str | os.PathLike[str]) -> pd.DataFrame:
 
   Scores of `evaluations.jsonl`, beside it or in the trials of a sweep, are
   columns after those of the schema.
+
+  Raises:
+    RecordError: no such file, or a line that is no record.
   """
   path = pathlib.Path(path)
   if path.suffix == '.parquet':

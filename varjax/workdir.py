@@ -26,18 +26,22 @@ class Workdir:
 
   @property
   def run_file(self) -> pathlib.Path:
+    """Which run the folder belongs to."""
     return self.path / 'run.json'
 
   @property
   def records(self) -> pathlib.Path:
+    """The record of the run, see `varjax.records`."""
     return self.path / 'records.jsonl'
 
   @property
   def curves(self) -> pathlib.Path:
+    """A record of every evaluation."""
     return self.path / 'curves.jsonl'
 
   @property
   def checkpoints(self) -> pathlib.Path:
+    """A folder for each step that was saved."""
     return self.path / 'checkpoints'
 
   def claim(self, run: specs.RunSpec, run_id: str) -> None:

@@ -1,0 +1,1 @@
+"""The transformer, its heads and its kernels."""

@@ -34,7 +34,11 @@ class Embed(nn.Module):
   layout: Layout
 
   def setup(self) -> None:
-    """Declares the tables."""
+    """Declares the tables.
+
+    Raises:
+      ConfigError: an order whose inputs are of no known kind.
+    """
     spec, layout = self.spec, self.layout
     width, std = spec.width, init_std(spec)
     # The constructor's value upstream, which `init_std` does not change.
@@ -151,6 +155,12 @@ def drop_labels(
   """Replaces each label by "no class" with probability `rate`.
 
   What classifier-free guidance needs (arXiv 2207.12598).
+
+  Args:
+    rng: one key for the batch.
+    labels: class index of each image.
+    rate: 0 draws nothing.
+    num_classes: the index of "no class".
   """
   if not rate:
     return labels

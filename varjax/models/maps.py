@@ -22,7 +22,13 @@ def weights(
   blocks: attention.Blocks | None,
   steps: Int[Array, '#B L'] | None,
 ) -> Float[Array, 'B N L L']:
-  """Softmax of the logits under the step rule, float32, row per query."""
+  """Softmax of the logits under the step rule, float32, row per query.
+
+  Args:
+    q, k: queries and keys as they are multiplied.
+    scale: of the logits.
+    blocks, steps: the rule, see `attention.attend`.
+  """
   logits = jnp.einsum(
     'blna,bmna->bnlm', q, k, preferred_element_type=jnp.float32
   )

@@ -1,0 +1,1 @@
+"""From labels to images: turns of a transformer, drawn and decoded."""

@@ -98,6 +98,13 @@ class Adversary:
     The hinge loss, and how much its logits change between a strong
     augmentation and a weak one, a translation (bCR, Zhao et al., arXiv
     2002.04724).
+
+    Args:
+      weights: of the discriminator, prepared.
+      images, fakes: real ones and reconstructions.
+      frozen: of the network that it reads.
+      updates: made so far.
+      rng: key.
     """
     total, logits = jnp.float32(0), {}
     for name, x in (('real', images), ('fake', fakes)):

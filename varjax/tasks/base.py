@@ -56,6 +56,13 @@ class Task(Protocol):
 
     Its gradient is that of every group: where one must not learn from the
     loss of another, the task stops the gradient.
+
+    Args:
+      params: all groups of weights.
+      state: counters and statistics before this batch.
+      frozen: what the run reads and never changes.
+      batch: of training, see `types.Batch`.
+      rng: of this update alone.
     """
     ...
 
@@ -71,5 +78,11 @@ class Task(Protocol):
   def after_update(
     self, params: PyTree, state: PyTree, rng: jax.Array, step: jax.Array
   ) -> tuple[PyTree, PyTree]:
-    """Called inside the step after the optimiser; identity for most."""
+    """Called inside the step after the optimiser; identity for most.
+
+    Args:
+      params, state: after the update.
+      rng: of this update alone, and of this call.
+      step: number of the update, from 0 on.
+    """
     ...

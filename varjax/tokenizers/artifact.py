@@ -46,7 +46,17 @@ def save(
   data: DataSpec,
   params: PyTree,
 ) -> str:
-  """Writes weights, then the description, each atomically; returns the id."""
+  """Writes weights, then the description, each atomically.
+
+  Args:
+    directory: made if it is not there.
+    spec: of the tokenizer.
+    data: what it was trained on.
+    params: its weights, stored as float32.
+
+  Returns:
+    The id of the tokenizer: a hash of its spec and weights.
+  """
   directory = pathlib.Path(directory)
   directory.mkdir(parents=True, exist_ok=True)
   flat = {
