@@ -72,6 +72,15 @@ def test_bytes_by_hand():
   assert found['optimiser'].bytes == weights * 4 * (2 + 2 * 3)
 
 
+def test_a_kernel_that_normalises_reads_lengths_alone():
+  found = _by_name(_with(D16, attention='flash'))
+  assert found['unit'].bytes == _by_name(D16)['unit'].bytes / 2
+  assert 'unit, backward' not in found
+  # Turned queries are not those of the product.
+  turned = _by_name(_with(D16, attention='flash', position='rotary1d'))
+  assert 'unit, backward' in turned
+
+
 def test_a_phase_takes_the_longer_of_computing_and_moving():
   h100 = get('h100')
   found = _by_name(D16)

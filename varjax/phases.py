@@ -23,7 +23,7 @@ from varjax.params import (
   parameter_counts,
   scale_sequence,
 )
-from varjax.spec import RunSpec
+from varjax.spec import ModelSpec, RunSpec
 
 _FLOAT32 = 4
 _BYTES = {'float32': 4, 'bfloat16': 2}
@@ -228,7 +228,7 @@ def _forward(run: RunSpec, sequence: Sequence, images: int) -> list[Phase]:
     Phase('adaln', images * work.adaln, c * counts.adaln, int(work.adaln > 0)),
     Phase('norm', 0, n * 2 * rows * 2 * d * c, 2 * n),
     products['qkv'],
-    Phase('unit', 0, n * rows * 4 * d * c, 2 * n),
+    _unit(model, 2 * n * rows * d * c),
     Phase('attention', images * work.attention, n * rows * 4 * d * c, n),
     products['projection'],
     # Branch and stream in, stream out.
@@ -247,6 +247,21 @@ def _forward(run: RunSpec, sequence: Sequence, images: int) -> list[Phase]:
   if eight:
     found += _rounding(run, rows)
   return [p for p in found if p.name != 'unit' or model.l2_norm]
+
+
+def _in_attention(model: ModelSpec) -> bool:
+  """Whether the attention normalises queries and keys by itself.
+
+  By request, that is: what `auto` takes depends on the device.
+  """
+  return model.attention == 'flash' and not model.position.startswith('rotary')
+
+
+def _unit(model: ModelSpec, both: int) -> Phase:
+  """Normalisation of `both` bytes of queries and keys."""
+  if _in_attention(model):
+    return Phase('unit', 0, both, model.depth)  # Their lengths alone.
+  return Phase('unit', 0, 2 * both, 2 * model.depth)
 
 
 def _rounding(run: RunSpec, rows: int) -> list[Phase]:
@@ -352,7 +367,11 @@ def _backward(run: RunSpec, sequence: Sequence, images: int) -> list[Phase]:
     products['projection'],
     # q, k, v, output and its gradient in, three gradients out.
     Phase('attention', 2 * images * work.attention, n * rows * 8 * d * c, n),
-    Phase('unit', 0, n * rows * 6 * d * c, 2 * n),
+    *(
+      ()
+      if _in_attention(model)
+      else [Phase('unit', 0, n * rows * 6 * d * c, 2 * n)]
+    ),
     products['qkv'],
     # The stream, two gradients in, one out.
     Phase('norm', 0, n * 2 * rows * 4 * d * c, 2 * n),
