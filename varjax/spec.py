@@ -354,6 +354,8 @@ class ModelSpec:
       the other; 0 or 1 is all at once.
     scan: one scanned block instead of `depth` unrolled ones.
     attention: back end, key of `models.attention.BACKENDS`, or 'auto'.
+    fused: whether training blocks normalise and sum in `models.fused`'s
+      kernels, 'on' or 'off', or 'auto': on an NVIDIA GPU in bfloat16.
   """
 
   depth: int = 16
@@ -385,6 +387,7 @@ class ModelSpec:
   loss_chunks: int = 0
   scan: bool = True
   attention: str = 'auto'
+  fused: str = 'auto'
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,6 +28,7 @@ def validate(run: specs.RunSpec) -> None:
   _one_of('input', run.input, ('codes', 'images'))
   _one_of('model.compute_dtype', model.compute_dtype, ('float32', 'bfloat16'))
   _one_of('model.products', model.products, ('compute', 'fp8'))
+  _one_of('model.fused', model.fused, ('auto', 'on', 'off'))
   _one_of('model.remat', model.remat, (*REMAT, 'auto'))
   _one_of('model.norm', model.norm, ('adaln', 'layernorm', 'rmsnorm'))
   _one_of('model.mlp', model.mlp, ('gelu', 'swiglu'))

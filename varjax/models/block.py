@@ -29,6 +29,7 @@ from varjax.models import (
 )
 from varjax.models.adaln import init_std
 from varjax.models.cache import Cache, attend_cached
+from varjax.models.fused import modulate
 from varjax.spec import ModelSpec
 
 MAX_LOG_SCALE = math.log(100)  # Of the attention logits under l2_norm.
@@ -83,8 +84,14 @@ class Block(nn.Module):
     drop = train and self.spec.drop_path > 0
     # Evaluation and sampling see the weights themselves.
     products = self.spec.products if train else 'compute'
+    # In sampling and evaluation rows are few, or read once.
+    fused = train and modulate.fits(self.spec, x)
+    if fused and gamma1 is not None:
+      x, rows = modulate.normed(x, scale1, shift1)
+    else:
+      rows = self.norm1(x, scale1, shift1)
     branch, key_value = self.attention(
-      self.norm1(x, scale1, shift1),
+      rows,
       prefix,
       steps,
       blocks,
@@ -92,10 +99,17 @@ class Block(nn.Module):
       visible,
       products,
     )
-    if gamma1 is not None:
-      branch = branch * gamma1[:, None, :]
-    x = x + (self._drop_path(branch, drop_rate) if drop else branch)
-    branch = self.mlp(self.norm2(x, scale2, shift2), products)
+    if fused and gamma1 is not None:
+      gate = gamma1.astype(jnp.float32)
+      if drop:
+        gate = gate * self._kept(x.shape[0], drop_rate)
+      x, rows = modulate.summed(x, branch, gate, scale2, shift2)
+    else:
+      if gamma1 is not None:
+        branch = branch * gamma1[:, None, :]
+      x = x + (self._drop_path(branch, drop_rate) if drop else branch)
+      rows = self.norm2(x, scale2, shift2)
+    branch = self.mlp(rows, products)
     if gamma2 is not None:
       branch = branch * gamma2[:, None, :]
     x = x + (self._drop_path(branch, drop_rate) if drop else branch)
@@ -103,10 +117,14 @@ class Block(nn.Module):
     return x, key_value if collect else None
 
   def _drop_path(self, branch: jax.Array, rate: jax.Array) -> jax.Array:
+    kept = self._kept(branch.shape[0], rate)[:, :, None]
+    return branch * kept.astype(branch.dtype)
+
+  def _kept(self, images: int, rate: jax.Array) -> Float[Array, 'B 1']:
+    """What stochastic depth multiplies a branch by, 0 or 1 / (1 - rate)."""
     keep = 1.0 - rate
-    key = self.make_rng('drop_path')
-    kept = jax.random.bernoulli(key, keep, (branch.shape[0], 1, 1))
-    return branch * (kept / keep).astype(branch.dtype)
+    kept = jax.random.bernoulli(self.make_rng('drop_path'), keep, (images, 1))
+    return kept / keep
 
 
 class SelfAttention(nn.Module):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import math
+from typing import Any
 
 import jax
 from jax.sharding import PartitionSpec
@@ -20,13 +21,13 @@ _KEYS = {'batch': 'batch_size', 'heads': 'model.heads'}
 
 
 def run(
-  kernel: Callable[..., jax.Array],
+  kernel: Callable[..., Any],
   arguments: Sequence[jax.Array],
   axes: Sequence[Axes],
   *,
   name: str,
-  result: Axes | None = None,
-) -> jax.Array:
+  result: Axes | tuple[Axes, ...] | None = None,
+) -> Any:
   """`kernel(*arguments)`, on every device's share.
 
   Args:
@@ -34,7 +35,11 @@ def run(
     arguments: arrays.
     axes: of each argument.
     name: of the back end, for errors.
-    result: axes of what it returns; those of its first argument by default.
+    result: axes of what it returns, or of each of several arrays; those of
+      its first argument by default.
+
+  Returns:
+    What the kernel returns, of all devices.
 
   Raises:
     ConfigError: heads or images that do not divide over the mesh in use.
@@ -46,13 +51,20 @@ def run(
   uneven = _uneven(mesh, arguments[0].shape, axes[0])
   if uneven:
     raise errors.ConfigError(f'{name} attention: {uneven}')
-  *specs, out = (
-    PartitionSpec(*(sharding.RULES[axis] if axis else None for axis in names))
-    for names in (*axes, result or axes[0])
-  )
   return jax.shard_map(
-    kernel, in_specs=tuple(specs), out_specs=out, check_vma=False
+    kernel,
+    in_specs=tuple(_spec(names) for names in axes),
+    out_specs=jax.tree.map(
+      _spec, result or axes[0], is_leaf=lambda x: not isinstance(x[0], tuple)
+    ),
+    check_vma=False,
   )(*arguments)
+
+
+def _spec(names: Axes) -> PartitionSpec:
+  return PartitionSpec(
+    *(sharding.RULES[axis] if axis else None for axis in names)
+  )
 
 
 def alone() -> bool:
