@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import worlds
 
-from varjax.models import few_rows, product, quantised
+from varjax.models import few_rows, in_place, product, quantised
 from varjax.models.weights import stored
 from varjax.sampling import loop
 from varjax.spec import ModelSpec, OrderSpec, SampleSpec, TokenizerSpec
@@ -79,6 +79,7 @@ def kernels(monkeypatch):
     return run(x, stack, scale, layer, interpret=True, programs=1, **rest)
 
   monkeypatch.setattr(few_rows, 'product', interpreted)
+  monkeypatch.setattr(in_place, 'serves', lambda _: True)
   monkeypatch.setattr(
     product, 'fits', lambda *given: given[0].dtype == jnp.float32
   )
@@ -114,6 +115,7 @@ def test_a_sampler_whose_every_layer_reads_its_stack(
   others = {(width, 6 * width), (width, 48)}
   assert sizes == (blocks | others if kind else blocks)
   assert all(scaled == bool(kind) for _, scaled in kernels)
+  monkeypatch.setattr(in_place, 'serves', lambda _: False)
   monkeypatch.setattr(product, 'fits', lambda *_: False)
   expected = jax.jit(lambda given: run(given))(weights)  # Traced anew.
   np.testing.assert_array_equal(found[0], expected[0])
