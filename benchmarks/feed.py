@@ -2,6 +2,7 @@
 
   python benchmarks/feed.py --images 300000 --batch 768
   python benchmarks/feed.py --cold              with nothing in the page cache
+  python benchmarks/feed.py --cold --random     and without reading ahead
   python benchmarks/feed.py --quick             small, in seconds
 
 Writes a cache of random codes of the official shape (L = 680, uint16) with
@@ -9,14 +10,16 @@ the code that `varjax encode` uses, the same codes once more in the format of
 older caches, and reads both as a run would: shuffled by epoch, checked, on
 two cores of this machine. Formats take turns; each JSON line is the median
 of the rounds of one format and batch size. `cpu_us_per_image` is processor
-time over all threads.
+time over all threads, `major_faults` counts the waits for a page of a map.
 """
 
 from __future__ import annotations
 
 import argparse
+import mmap
 import os
 import pathlib
+import resource
 import statistics
 import tempfile
 import time
@@ -25,7 +28,7 @@ import networks
 import numpy as np
 import stopwatch
 
-from varjax.data import codes, encode, pipeline, shards
+from varjax.data import codes, encode, mapped, pipeline, shards
 from varjax.data import manifest as manifests
 from varjax.spec import DataSpec
 from varjax.types import CodeSpec
@@ -65,10 +68,18 @@ def main(argv: list[str] | None = None) -> None:
     action='store_true',
     help='drop the files from the page cache before each round (Linux)',
   )
+  parser.add_argument(
+    '--random',
+    action='store_true',
+    help='tell the kernel that maps are read at random (MADV_RANDOM), so that '
+    'it reads no further than the page of a fault',
+  )
   parser.add_argument('--quick', action='store_true', help='a small cache')
   given = parser.parse_args(argv)
   if given.quick:
     given.images, given.batch, given.batches = 2000, '64', 20
+  if given.random:
+    _advise(mmap.MADV_RANDOM)
   if hasattr(os, 'sched_setaffinity'):
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
   with tempfile.TemporaryDirectory() as folder:
@@ -124,20 +135,22 @@ def _compare(
   caches: dict[str, pathlib.Path], batch: int, given: argparse.Namespace
 ) -> None:
   """Reads the caches in turns, and prints a line for each."""
-  found: dict[str, list[tuple[float, float]]] = {s: [] for s in caches}
+  found: dict[str, list[tuple[float, float, int]]] = {s: [] for s in caches}
   for _ in range(given.rounds):
     for suffix, cache in caches.items():
       found[suffix].append(_time(cache, batch, given))
   images = batch * given.batches
   for suffix, rounds in found.items():
-    walls, cpus = zip(*rounds, strict=True)
-    old = '' if suffix == shards.SUFFIX else f' {suffix[1:]}'
+    walls, cpus, faults = zip(*rounds, strict=True)
+    case = [f'b{batch}', *([] if suffix == shards.SUFFIX else [suffix[1:]])]
+    case += [name for name in ('cold', 'random') if getattr(given, name)]
     stopwatch.line(
       'feed',
-      f'b{batch}{old}{" cold" if given.cold else ""}',
+      ' '.join(case),
       images_per_s=round(images / statistics.median(walls), 1),
       images_per_s_worst=round(images / max(walls), 1),
       cpu_us_per_image=round(1e6 * statistics.median(cpus) / images, 2),
+      major_faults=round(statistics.median(faults)),
       rounds=given.rounds,
       cache_bytes=sum(f.stat().st_size for f in _files(caches[suffix])),
       images=given.images,
@@ -147,8 +160,8 @@ def _compare(
 
 def _time(
   cache: pathlib.Path, batch: int, given: argparse.Namespace
-) -> tuple[float, float]:
-  """Seconds, and seconds of processors, for the batches of a round."""
+) -> tuple[float, float, int]:
+  """Seconds, of processors too, and major faults of a round."""
   source = codes.open_codes(cache, 'train')
   if given.cold:
     _forget(cache)
@@ -158,12 +171,29 @@ def _time(
   if not given.cold:
     for _ in range(3):
       next(stream)
+  faults = _major_faults()
   start, cpu = time.perf_counter(), time.process_time()
   for _ in range(given.batches):
     next(stream)
   wall, cpu = time.perf_counter() - start, time.process_time() - cpu
   stream.close()
-  return wall, cpu
+  return wall, cpu, _major_faults() - faults
+
+
+def _major_faults() -> int:
+  return resource.getrusage(resource.RUSAGE_SELF).ru_majflt
+
+
+def _advise(advice: int) -> None:
+  """Gives the kernel advice about every map of a shard from now on."""
+  map_file = mapped._map
+
+  def map_and_advise(path: pathlib.Path) -> np.ndarray:
+    records = map_file(path)
+    records._mmap.madvise(advice)
+    return records
+
+  mapped._map = map_and_advise
 
 
 def _forget(cache: pathlib.Path) -> None:

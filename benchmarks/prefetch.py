@@ -68,6 +68,7 @@ def main(argv: list[str] | None = None) -> None:
         key: round(statistics.median(each[key] for each in rounds), 4)
         for key in rounds[0]
       },
+      images_per_s=round(statistics.median(map(_speed, rounds)), 1),
       updates=given.updates,
       rounds=given.rounds,
       late_s=given.late_s,
@@ -123,9 +124,20 @@ def _train(run: specs.RunSpec, path: pathlib.Path) -> dict[str, float]:
     'cpu_s': cpu,
     **{
       key: getattr(record, key)
-      for key in ('step_s', 'data_s', 'data_stall', 'eval_data_stall')
+      for key in (
+        'images_seen',
+        'step_s',
+        'data_s',
+        'data_stall',
+        'eval_data_stall',
+      )
     },
   }
+
+
+def _speed(found: dict[str, float]) -> float:
+  """Images a second in the loop, as a record counts its time."""
+  return found['images_seen'] / (found['step_s'] + found['data_s'])
 
 
 def _slow_down(seconds: float) -> None:

@@ -8,14 +8,14 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-# Absent on a bare accelerator machine, where all but feed.py must run.
+# Absent on a bare accelerator machine, where all but what reads data must run.
 ABSENT = ('tensorflow_datasets', 'clu', 'grain', 'array_record',
           'ml_collections')  # fmt: skip
 
 
 def _lines(name, *options):
   """What a benchmark prints, as on a machine without the data stack."""
-  absent = () if name == 'feed' else ABSENT
+  absent = () if name in ('feed', 'prefetch') else ABSENT
   code = (
     'import sys, runpy\n'
     f'for name in {absent}:\n  sys.modules[name] = None\n'
@@ -43,6 +43,7 @@ def _lines(name, *options):
     'feed',
     'filters',
     'few_rows',
+    'prefetch',
   ],
 )
 def test_quick(name):
