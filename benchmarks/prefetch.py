@@ -13,9 +13,11 @@ is processor time over all threads, of the whole run as `wall_s` is;
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import pathlib
 import statistics
+import sys
 import tempfile
 import time
 
@@ -52,7 +54,8 @@ def main(argv: list[str] | None = None) -> None:
   _slow_down(given.late_s)
   depths = [int(depth) for depth in given.depths.split(',')]
   with tempfile.TemporaryDirectory() as folder:
-    run = _world(pathlib.Path(folder), given)
+    with contextlib.redirect_stdout(sys.stderr):  # of preparing the images
+      run = _world(pathlib.Path(folder), given)
     found = {depth: [] for depth in depths}
     for number in range(1 + given.rounds):
       for depth in depths:
