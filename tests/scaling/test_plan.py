@@ -24,6 +24,7 @@ from varjax.scaling import (
   proposal,
   recipe,
 )
+from varjax.scaling.menu import Demand, Menu, effective_tokens
 from varjax.spec import Duration, ModelSpec, RunSpec
 from varjax.tools import plan as tool
 
@@ -52,11 +53,11 @@ def family():
 
 @pytest.fixture(scope='module')
 def menu(surface, family):
-  return plan.Menu(surface, family)
+  return Menu(surface, family)
 
 
 def test_the_plan_is_the_best_of_all_sizes_at_exact_cost(surface, family):
-  found = plan.plan(surface, family, plan.Demand(1e20))
+  found = plan.plan(surface, family, Demand(1e20))
   assert len(found.sizes) > 30
   assert found.best.loss == min(s.loss for s in found.sizes)
   for size in found.sizes:
@@ -71,7 +72,7 @@ def test_the_plan_is_the_best_of_all_sizes_at_exact_cost(surface, family):
 
 
 def test_the_continuous_optimum_is_near_and_is_hoffmanns(surface, family):
-  found = plan.plan(surface, family, plan.Demand(1e20))
+  found = plan.plan(surface, family, Demand(1e20))
   top = found.optimum
   assert top.k * top.n * top.d == pytest.approx(1e20)
   n, d, loss = optimum.optimum(PARAMS, 1e20, top.k)
@@ -84,12 +85,12 @@ def test_the_continuous_optimum_is_near_and_is_hoffmanns(surface, family):
 
 
 def test_deadweight_is_what_the_best_would_save(menu, surface, family):
-  found = plan.plan(surface, family, plan.Demand(1e20))
+  found = plan.plan(surface, family, Demand(1e20))
   assert found.best.deadweight == 0
   for size in found.sizes:
     assert 0 <= size.deadweight < 1
   size = next(s for s in found.sizes if s.deadweight > 0.3)
-  less = plan.Demand(1e20 * (1 - size.deadweight))
+  less = Demand(1e20 * (1 - size.deadweight))
   assert menu.losses(less).min() == pytest.approx(size.loss, rel=1e-9)
 
 
@@ -102,7 +103,7 @@ def test_deadweight_is_what_the_best_would_save(menu, surface, family):
 )
 def test_plans_are_monotone_in_the_budget(menu, low, step, repeat, inference):
   demands = [
-    plan.Demand(10**exponent, inference, 1_281_167, repeat)
+    Demand(10**exponent, inference, 1_281_167, repeat)
     for exponent in (low, low + step)
   ]
   losses = [menu.losses(d) for d in demands]
@@ -116,8 +117,8 @@ def test_plans_are_monotone_in_the_budget(menu, low, step, repeat, inference):
 
 
 def test_inference_makes_the_model_smaller_and_is_paid_for(surface, family):
-  plain = plan.plan(surface, family, plan.Demand(1e20))
-  lived = plan.plan(surface, family, plan.Demand(1e20, 3e7))
+  plain = plan.plan(surface, family, Demand(1e20))
+  lived = plan.plan(surface, family, Demand(1e20, 3e7))
   assert lived.best.rung < plain.best.rung
   total = lived.best.flops_train + lived.best.flops_inference
   assert total == pytest.approx(1e20)
@@ -125,34 +126,34 @@ def test_inference_makes_the_model_smaller_and_is_paid_for(surface, family):
 
 
 def test_repeats_are_worth_less_than_new_images():
-  demand = plan.Demand(1e20, unique_images=1000, repeat_constant=10.0)
-  counted = plan.effective_tokens(np.array([500, 1000, 2000, 1e9]), 10, demand)
+  demand = Demand(1e20, unique_images=1000, repeat_constant=10.0)
+  counted = effective_tokens(np.array([500, 1000, 2000, 1e9]), 10, demand)
   assert counted[:2] == pytest.approx([5000, 10_000])
   assert counted[2] == pytest.approx(10_000 * (1 + 10 * (1 - math.exp(-0.1))))
   assert counted[3] == pytest.approx(10_000 * 11)
 
 
 def test_many_epochs_and_far_plans_are_said(surface, family):
-  demand = plan.Demand(1e20, unique_images=100_000)
+  demand = Demand(1e20, unique_images=100_000)
   found = plan.plan(surface, family, demand)
   assert any('every repeat counts as new data' in w for w in found.warnings)
   with pytest.raises(errors.FitRefused, match='--extrapolate'):
-    plan.plan(surface, family, plan.Demand(1e26))
-  far = plan.plan(surface, family, plan.Demand(1e26), allow_extrapolation=True)
+    plan.plan(surface, family, Demand(1e26))
+  far = plan.plan(surface, family, Demand(1e26), allow_extrapolation=True)
   assert far.extrapolation > 30
   assert any('largest size considered' in w for w in far.warnings)
 
 
 def test_refusals_and_bad_budgets(surface, family):
   with pytest.raises(errors.FitRefused, match='does not pay for one image'):
-    plan.plan(surface, family, plan.Demand(1e3))
+    plan.plan(surface, family, Demand(1e3))
   with pytest.raises(errors.FitRefused, match=r'no L\(N, D\)'):
-    plan.plan(law.of_fit(_size_fit()), family, plan.Demand(1e20))
+    plan.plan(law.of_fit(_size_fit()), family, Demand(1e20))
   for bad in (0.0, -1.0, math.nan, math.inf):
     with pytest.raises(errors.ConfigError):
-      plan.Demand(bad)
+      Demand(bad)
   with pytest.raises(errors.ConfigError, match='needs unique_images'):
-    plan.Demand(1e20, repeat_constant=3.0)
+    Demand(1e20, repeat_constant=3.0)
 
 
 def test_law_prefers_the_surface_and_refuses_forced_fits():

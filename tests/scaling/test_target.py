@@ -12,6 +12,7 @@ import pytest
 from varjax import cli, config, errors, flops
 from varjax.scaling import ladder, law, optimum, plan, plan_figures, proposal
 from varjax.scaling import target as targets
+from varjax.scaling.menu import Demand, Menu, effective_tokens
 
 PARAMS = planted.SURFACE
 
@@ -62,7 +63,7 @@ def test_no_other_size_is_cheaper_and_both_questions_agree(
 def test_every_size_reaches_the_loss_and_the_best_is_the_cheapest(
   surface, family
 ):
-  demand = plan.Demand(1.0, inference_images=1e8)
+  demand = Demand(1.0, inference_images=1e8)
   found = targets.plan_for_loss(surface, family, 5.75, demand)
   cost = {s.rung: s.flops_train + s.flops_inference for s in found.sizes}
   assert min(cost, key=cost.get) == found.best.rung
@@ -85,9 +86,7 @@ def test_every_size_reaches_the_loss_and_the_best_is_the_cheapest(
 
 def test_more_samples_never_make_the_model_larger(surface, family):
   rungs = [
-    targets.plan_for_loss(
-      surface, family, 5.75, plan.Demand(1.0, images)
-    ).best.rung
+    targets.plan_for_loss(surface, family, 5.75, Demand(1.0, images)).best.rung
     for images in (0.0, 1e7, 1e8, 1e9, 1e10)
   ]
   assert rungs == sorted(rungs, reverse=True)
@@ -95,8 +94,8 @@ def test_more_samples_never_make_the_model_larger(surface, family):
 
 
 def test_repeats_cost_images_and_can_put_a_loss_out_of_reach(surface, family):
-  fresh = plan.Demand(1.0)
-  menu = plan.Menu(surface, family)
+  fresh = Demand(1.0)
+  menu = Menu(surface, family)
   repeated = dataclasses.replace(
     fresh, unique_images=1_281_167, repeat_constant=15.0
   )
@@ -109,7 +108,7 @@ def test_repeats_cost_images_and_can_put_a_loss_out_of_reach(surface, family):
   assert finite.any()
   assert not finite.all()
   # What it says suffices does suffice: the two directions agree.
-  tokens = plan.effective_tokens(worn[finite], menu.positions, repeated)
+  tokens = effective_tokens(worn[finite], menu.positions, repeated)
   loss = surface.loss(menu.n[finite], tokens)
   np.testing.assert_allclose(loss, 5.9, rtol=1e-9)
   with pytest.raises(errors.FitRefused, match='worth less still'):
@@ -121,7 +120,7 @@ def test_repeats_cost_images_and_can_put_a_loss_out_of_reach(surface, family):
 
 
 def test_a_smaller_model_pays_from_its_break_even_on(surface, family):
-  found = plan.plan(surface, family, plan.Demand(1e20))
+  found = plan.plan(surface, family, Demand(1e20))
   rows = targets.equal_loss(surface, family, found)
   at = next(r for r in rows if r['rung'] == found.best.rung)
   assert at['overhead'] == pytest.approx(0.0, abs=1e-12)

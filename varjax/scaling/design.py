@@ -20,8 +20,8 @@ from varjax.scaling import forms, identify, newton, optimum
 from varjax.scaling.fit import problem_of
 from varjax.scaling.forms import scale_of
 from varjax.scaling.law import Law
+from varjax.scaling.menu import Demand, Menu
 from varjax.scaling.objective import Objective
-from varjax.scaling.plan import Demand, Menu
 from varjax.spec import RunSpec
 
 # No published surface exists for VAR. N: the paper's L_mean(N), with E = 5
@@ -37,7 +37,7 @@ _MIN_SIZES = 4
 
 @dataclasses.dataclass(frozen=True)
 class SizeList:
-  """Named sizes that exist as experiments; a ladder for `plan.Menu`.
+  """Named sizes that exist as experiments; a ladder for `menu.Menu`.
 
   Attributes:
     names: such as 'd16'.

@@ -18,14 +18,8 @@ import numpy as np
 from varjax import errors
 from varjax.scaling.ladder import Sizes
 from varjax.scaling.law import Law
-from varjax.scaling.plan import (
-  Demand,
-  Menu,
-  Plan,
-  check_surface,
-  finish,
-  size_of,
-)
+from varjax.scaling.menu import Demand, Menu
+from varjax.scaling.plan import Plan, check_surface, finish, size_of
 
 
 def images_for(menu: Menu, loss: float, demand: Demand) -> np.ndarray:

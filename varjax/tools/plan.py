@@ -28,6 +28,7 @@ from varjax import config, errors, records
 from varjax.scaling import (
   costs,
   experiment_file,
+  menu,
   notation,
   plan_text,
   proposal,
@@ -73,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
     constant: float | None = constant,
     extrapolate: bool = args.extrapolate,
   ) -> planner.Plan:
-    demand = planner.Demand(
+    demand = menu.Demand(
       flops=flops,
       inference_images=args.inference_images,
       unique_images=unique,
