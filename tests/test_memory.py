@@ -75,7 +75,8 @@ def test_states_of_d30_are_exact():
   estimate = memory.memory_estimate(_run(30, 32, 'dots'))
   assert estimate.params == 4 * 2_010_020_356
   assert estimate.moments == 8 * 2_010_020_356
-  assert estimate.gradients == estimate.params
+  # Those of the kernels of the blocks have two bytes.
+  assert estimate.params - estimate.gradients == 2 * 30 * 12 * 1920**2
 
 
 def test_remat_trades_activations():
@@ -113,7 +114,7 @@ def test_accumulation_halves_activations_and_keeps_a_second_gradient():
   optim = OptimSpec(accumulate=2)
   accumulated = memory.memory_estimate(_run(12, 8, 'none', optim=optim))
   assert accumulated.activations == plain.activations // 2
-  assert accumulated.gradients == 2 * plain.gradients
+  assert accumulated.gradients == plain.gradients + plain.params
 
 
 def test_encoding_on_the_fly_keeps_the_tokenizer():

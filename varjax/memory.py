@@ -20,6 +20,7 @@ from varjax.params import (
   depth_spec,
   head_outputs,
   hidden_width,
+  mlp_products,
   parameter_counts,
   scale_sequence,
 )
@@ -52,9 +53,10 @@ class MemoryEstimate:
     params: master weights in float32.
     average: moving average of the weights, where the run keeps one.
     moments: first and second moment of AdamW.
-    gradients: in float32, with the accumulator where there is one.
-    compute_copy: weights cast to the compute type; a block that is computed
-      again casts its own again.
+    gradients: in the compute type of the blocks' kernels, in float32 of all
+      others, with the float32 accumulator where there is one.
+    compute_copy: weights cast to the compute type, once an update; to float8
+      in every block, again where it is computed again.
     gathered: the AdaLN projection of all blocks, whole on every device.
     frozen: the tokenizer, where images are encoded on the fly; in stage 1
       the pretrained networks of the losses.
@@ -127,21 +129,12 @@ def memory_estimate(
     activations = _tokenizer_activations(run, images)
     activations += _FLOAT32 * images * reconstruct_costs.loss_activations(run)
     frozen = _FLOAT32 * reconstruct_costs.frozen_parameters(run)
-    logits = copy = block = gathered = 0
+    logits = copy = block = gathered = fewer = 0
   else:
     sequence = sequence or scale_sequence(run)
     weights = _weights(run, sequence, fsdp, tensor)
     compute = _BYTES[run.model.compute_dtype]
-    cast = weights
-    linear = parameter_counts(run.model, sequence).linear
-    if run.model.remat != 'none':
-      cast -= (
-        linear * (run.model.depth - 1) // run.model.depth // (fsdp * tensor)
-      )
-      linear //= run.model.depth
-    copy = 0 if compute == _FLOAT32 else compute * cast
-    if run.model.products == 'fp8':
-      copy -= (compute - _FLOAT8) * linear // (fsdp * tensor)
+    copy, fewer = _rounded(run, sequence, weights, fsdp * tensor)
     rows = images * sequence.positions
     whole = not (micro_batch % (data * fsdp) or run.model.heads % tensor)
     attention = backends.of_model(run.model, sequence, platform, whole)
@@ -169,7 +162,7 @@ def memory_estimate(
     params=_FLOAT32 * weights,
     average=_FLOAT32 * weights * (run.ema > 0),
     moments=(first_moment + _FLOAT32) * weights,
-    gradients=accumulators * _FLOAT32 * weights,
+    gradients=accumulators * _FLOAT32 * weights - fewer,
     compute_copy=copy,
     gathered=gathered,
     frozen=frozen,
@@ -289,6 +282,29 @@ def _weights(run: RunSpec, sequence: Sequence, fsdp: int, tensor: int) -> int:
   counts = parameter_counts(run.model, sequence)
   both = counts.linear + counts.depth + counts.head
   return math.ceil(both / (fsdp * tensor) + (counts.total - both) / fsdp)
+
+
+def _rounded(
+  run: RunSpec, sequence: Sequence, weights: int, parts: int
+) -> tuple[int, int]:
+  """Bytes of the weights in the compute type, and what gradients save by it.
+
+  Args:
+    run, sequence: the run, and of its order.
+    weights: on one device.
+    parts: into which the blocks are cut.
+  """
+  model, compute = run.model, _BYTES[run.model.compute_dtype]
+  if compute == _FLOAT32:
+    return 0, 0
+  if model.products == 'compute':
+    kernels = model.depth * (4 * model.width**2 + mlp_products(model))
+    return compute * weights, (_FLOAT32 - compute) * kernels // parts
+  linear, cast = parameter_counts(model, sequence).linear, weights
+  if model.remat != 'none':
+    cast -= linear * (model.depth - 1) // model.depth // parts
+    linear //= model.depth
+  return compute * cast - (compute - _FLOAT8) * linear // parts, 0
 
 
 def _again(model: ModelSpec, tensor: int) -> float:

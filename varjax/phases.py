@@ -118,7 +118,7 @@ def train_phases(
   weights = cast_weights = counts.total
   if model.products == 'fp8':
     cast_weights -= counts.linear
-  copies = 0 if cast == _FLOAT32 else 1 + (model.remat != 'none')
+  copies = int(cast != _FLOAT32)  # Once an update (`models.weights`).
   phases = [
     *forward,
     *backward,

@@ -46,6 +46,29 @@ def stored(params: PyTree, compute_dtype: str, kind: str = '') -> PyTree:
   return jax.tree_util.tree_map_with_path(keep, params)
 
 
+def rounded_blocks(params: PyTree, compute_dtype: str) -> PyTree:
+  """The weights with the kernels of the blocks in the compute type.
+
+  For an update: every product of a scanned block would round its kernel,
+  forwards, backwards and where the block is computed again, and stack a
+  gradient in float32 that has no more digits than the compute type's.
+
+  Args:
+    params: unboxed 'params' collection, float32.
+    compute_dtype: of the model; under float32 nothing changes.
+  """
+
+  def keep(path, weight):
+    names = tuple(key.key for key in path)
+    if 'blocks' in names and names[-1] == 'kernel':
+      return weight.astype(compute_dtype)
+    return weight
+
+  if jnp.dtype(compute_dtype) == jnp.float32:
+    return params
+  return jax.tree_util.tree_map_with_path(keep, params)
+
+
 def _input_axis(names: tuple[str, ...]) -> int | None:
   """Over which a kernel's product sums; None if int8 is not for it."""
   if names[-1] != 'kernel':

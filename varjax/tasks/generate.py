@@ -18,6 +18,7 @@ from varjax import progressive, tokenizers
 from varjax.evals import nll
 from varjax.groups import MAIN, Group
 from varjax.models import factors as factors_lib
+from varjax.models import weights as weights_lib
 from varjax.models.embed import drop_labels
 from varjax.models.head import Head
 from varjax.models.transformer import Transformer
@@ -247,6 +248,8 @@ class GenerateTask:
   ) -> scores.Scores:
     """Of every position, from all logits at once or from parts of them."""
     spec = self.run.model
+    if spec.products == 'compute':  # Others round the weights as they are.
+      params = weights_lib.rounded_blocks(params, spec.compute_dtype)
     x, modulation = self.model.apply(
       {'params': params},
       labels,
