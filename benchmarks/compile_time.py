@@ -1,11 +1,13 @@
 """Time and size of the compiled training step, by depth.
 
   python benchmarks/compile_time.py --sizes d6,d16,d30 --batch 32
+  python benchmarks/compile_time.py --sizes d16 --unroll 1,2,4,all
   python benchmarks/compile_time.py --quick     tiny, in seconds on a CPU
 
 One JSON line per case. Nothing is allocated: the step is lowered from
 shapes. `lowered_bytes` is the text of the program before the compiler, and
-should not grow with depth, since the blocks are one scanned body. `cache`
+should not grow with depth while the blocks are one scanned body.
+`compile_cpu_s` is of all threads, for a machine that others use too. `cache`
 is 'off': the persistent cache is what `startup.py` measures.
 """
 
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import time
 
 import jax
@@ -34,23 +37,29 @@ def main(argv: list[str] | None = None) -> None:
   parser.add_argument('--batch', type=int, default=32)
   parser.add_argument('--remat', default='dots')
   parser.add_argument('--attention', default='auto')
-  parser.add_argument('--unrolled', action='store_true', help='scan=False')
+  parser.add_argument(
+    '--unroll',
+    default='1',
+    help='layers in a trip of the scan, as 1,2,4; all is no scan',
+  )
   parser.add_argument('--quick', action='store_true', help='tiny shapes')
   given = parser.parse_args(argv)
   if given.quick:
-    given.sizes, given.batch = 'd2,d4', 4
+    given.sizes, given.batch, given.unroll = 'd2,d4', 4, '1,all'
   jax.config.update('jax_enable_compilation_cache', False)
-  for size in given.sizes.split(','):
-    _time(int(size[1:]), given)
+  for size, unroll in itertools.product(
+    given.sizes.split(','), given.unroll.split(',')
+  ):
+    _time(int(size[1:]), unroll, given)
 
 
-def _time(depth: int, given) -> None:
+def _time(depth: int, unroll: str, given) -> None:
   run = networks.run_of(
     depth,
     networks.TINY if given.quick else networks.OFFICIAL,
     remat=given.remat,
     attention=given.attention,
-    scan=not given.unrolled,
+    **networks.unrolled(unroll),
   )
   run = dataclasses.replace(
     run, batch_size=given.batch, mesh=specs.MeshSpec(1, -1)
@@ -65,15 +74,17 @@ def _time(depth: int, given) -> None:
     )
     lower_s = time.perf_counter() - start
     text = len(lowered.as_text())
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     compiled = lowered.compile()
     compile_s = time.perf_counter() - start
-  memory = compiled.memory_analysis()
+    compile_cpu_s = time.process_time() - cpu
+  memory, name = compiled.memory_analysis(), f'unroll {unroll}'
   stopwatch.line(
     'compile',
-    f'd{depth}/b{given.batch}/{"unrolled" if given.unrolled else "scan"}',
+    f'd{depth}/b{given.batch}/{"scan" if unroll == "1" else name}',
     lower_s=round(lower_s, 2),
     compile_s=round(compile_s, 2),
+    compile_cpu_s=round(compile_cpu_s, 2),
     lowered_bytes=text,
     temp_bytes=getattr(memory, 'temp_size_in_bytes', None),
     argument_bytes=getattr(memory, 'argument_size_in_bytes', None),

@@ -45,6 +45,11 @@ def run_of(
   )
 
 
+def unrolled(text: str) -> dict[str, int | bool]:
+  """Fields of a model for a case of `--unroll`: a number of layers, or all."""
+  return {'scan': False} if text == 'all' else {'unroll': int(text)}
+
+
 def random_like(init, *args) -> PyTree:
   """Weights of the shapes of `init(*args)`, normal with unit fan-in.
 

@@ -3,6 +3,7 @@
   python benchmarks/step_time.py --sizes d16,d20,d24,d30 --batch 64
   python benchmarks/step_time.py --sizes d16 --remat none,light,dots,slim \
     --attention auto,xla,blockwise --loss_chunks 0,8
+  python benchmarks/step_time.py --sizes d16 --remat none,light --unroll 1,all
   python benchmarks/step_time.py --sizes d16 --phases h100     nothing is timed
   python benchmarks/step_time.py --quick        tiny, in seconds on a CPU
 
@@ -53,6 +54,11 @@ def main(argv: list[str] | None = None) -> None:
   parser.add_argument('--attention', default='auto', help='back ends')
   parser.add_argument('--loss_chunks', default='0', help='parts of the loss')
   parser.add_argument(
+    '--unroll',
+    default='1',
+    help='layers in a trip of the scan, as 1,2,all; all is no scan',
+  )
+  parser.add_argument(
     '--phases',
     metavar='DEVICE',
     help='print the phases of each case on a device of the table instead',
@@ -72,25 +78,30 @@ def main(argv: list[str] | None = None) -> None:
   if given.quick:
     given.sizes, given.batch, given.rounds, given.updates = 'd2', '4', 2, 2
   choices = (
-    given.sizes, given.batch, given.remat, given.attention, given.loss_chunks
+    given.sizes, given.batch, given.remat, given.attention, given.loss_chunks,
+    given.unroll,
   )  # fmt: skip
-  for size, batch, remat, attention, chunks in itertools.product(
+  for size, batch, remat, attention, chunks, unroll in itertools.product(
     *(choice.split(',') for choice in choices)
   ):
     depth, batch, chunks = int(size[1:]), int(batch), int(chunks)
-    run = _run(depth, batch, remat, attention, chunks, given)
+    run = _run(depth, batch, remat, attention, chunks, unroll, given)
     if given.phases:
       print(table(run, devices.get(given.phases)))
       continue
     case = f'd{depth}/b{batch}/{remat}/{attention}/{given.dtype}'
     if given.products != 'compute':
       case = f'{case}/{given.products}'
+    if unroll != '1':
+      case = f'{case}/unroll {unroll}'
     _time(f'{case}/{chunks}' if chunks else case, run, given)
 
 
 def table(run: specs.RunSpec, device: devices.Device) -> str:
   """The phases of an update as Markdown, with the time that each allows."""
-  run = memory.choose_remat(run, 1, device.memory_bytes)
+  run = memory.choose_remat(
+    run, 1, device.memory_bytes, platform=device.platform
+  )
   found = phases.train_phases(run)
   lines = [
     f'd{run.model.depth}, batch {run.batch_size}, remat {run.model.remat}, '
@@ -109,7 +120,9 @@ def table(run: specs.RunSpec, device: devices.Device) -> str:
   return '\n'.join(lines)
 
 
-def _run(depth, batch, remat, attention, chunks, given) -> specs.RunSpec:
+def _run(
+  depth, batch, remat, attention, chunks, unroll, given
+) -> specs.RunSpec:
   return dataclasses.replace(
     networks.run_of(
       depth,
@@ -119,6 +132,7 @@ def _run(depth, batch, remat, attention, chunks, given) -> specs.RunSpec:
       compute_dtype=given.dtype,
       products=given.products,
       loss_chunks=chunks,
+      **networks.unrolled(unroll),
     ),
     batch_size=batch,
     mesh=specs.MeshSpec(1, -1) if given.fsdp else specs.MeshSpec(-1),
@@ -181,7 +195,9 @@ def _limits(program: step.Program, samples: list[float]) -> dict:
     'remat': run.model.remat,
     'roofline_ms': None if limit is None else round(1e3 * limit, 3),
     'of_roofline': None if limit is None else round(limit / took, 4),
-    'estimate_bytes': memory.memory_estimate(run, count).total,
+    'estimate_bytes': memory.memory_estimate(
+      run, count, platform=jax.default_backend()
+    ).total,
   }
 
 

@@ -163,6 +163,7 @@ def depth_spec(model: ModelSpec) -> ModelSpec:
     norm=norm,
     attention='xla',
     products='compute',
+    unroll=1,
   )
 
 

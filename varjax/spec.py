@@ -352,7 +352,9 @@ class ModelSpec:
       that fits the device's memory by the estimate.
     loss_chunks: parts of a sequence whose logits the loss computes one after
       the other; 0 or 1 is all at once.
-    scan: one scanned block instead of `depth` unrolled ones.
+    scan: one scanned block instead of `depth` unrolled ones: quicker to
+      compile, but what a layer keeps is copied into a stack of all layers.
+    unroll: layers in one trip of the scan.
     attention: back end, key of `models.attention.BACKENDS`, or 'auto'.
     fused: whether training blocks normalise and sum in `models.fused`'s
       kernels, 'on' or 'off', or 'auto': on an NVIDIA GPU in bfloat16.
@@ -386,6 +388,7 @@ class ModelSpec:
   remat: str = 'none'
   loss_chunks: int = 0
   scan: bool = True
+  unroll: int = 1
   attention: str = 'auto'
   fused: str = 'auto'
 

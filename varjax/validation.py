@@ -86,6 +86,10 @@ def validate(run: specs.RunSpec) -> None:
     )
   _at_least('data_prefetch', run.data_prefetch, 0)
   _at_least('model.loss_chunks', model.loss_chunks, 0)
+  if model.unroll < 1 or model.depth % model.unroll:
+    raise errors.ConfigError(
+      f'model.unroll={model.unroll}: must divide model.depth={model.depth}'
+    )
   if model.head_factors < 1:
     raise errors.ConfigError(
       f'model.head_factors={model.head_factors}: must be at least 1'

@@ -207,6 +207,7 @@ def _same(found, expected, rtol=1e-5):
   'change',
   [
     {'scan': False},
+    {'unroll': 2, 'remat': 'light'},
     {'remat': 'dots'},
     {'remat': 'full', 'scan': False},
     {'attention': 'blockwise'},

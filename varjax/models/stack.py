@@ -18,12 +18,14 @@ def stacked(spec: ModelSpec) -> type[Block]:
     ConfigError: an unknown `remat`.
   """
   block, policy = Block, remat.policy(spec.remat)
+  # Unrolling keeps the stacked weights, so checkpoints are interchangeable.
+  unroll = spec.unroll if spec.scan else spec.depth
   if policy is not None:
     block = nn.remat(
       block,
       policy=policy,
       # Inside a scan nothing can merge forward and recomputed products.
-      prevent_cse=not spec.scan,
+      prevent_cse=unroll >= spec.depth,
       static_argnums=(6, 7, 8),
     )
   everywhere = nn.broadcast
@@ -33,7 +35,6 @@ def stacked(spec: ModelSpec) -> type[Block]:
     split_rngs={'params': True, 'drop_path': True},
     in_axes=(0, 0, 0, *(everywhere,) * 6),
     length=spec.depth,
-    # Unrolling keeps the stacked weights, so checkpoints are interchangeable.
-    unroll=1 if spec.scan else spec.depth,
+    unroll=unroll,
     metadata_params={nn.PARTITION_NAME: 'layers'},
   )
