@@ -35,6 +35,8 @@ WRAPPED = (
   ('quantizer/quantizer/nearest/cond/branch_0_fun/argmax', 'update',
    'quantizer/nearest'),
   ('draw/vmap(jit(_gumbel))/jit(_uniform)/vmap()/slice', 'update', 'draw'),
+  ('Transformer._run/while/body/closed_call/Block/mlp/fc1/few_rows/pallas_call',
+   'update', 'blocks/mlp/fc1/few_rows'),
 )  # fmt: skip
 
 TEXT = '\n'.join(

@@ -129,9 +129,11 @@ def _where(line: Instruction) -> tuple[str, str]:
     return 'update', 'other'
   path = match[1]
   bare = _WRAPPED.sub('', path).replace(')', '')
-  # `head.step` is a call of `head`; `head._classify` a method inside of it.
+  # `head.step` is a call of `head`; `head._classify` a method inside of it. A
+  # sampler applies one `Block` to the weights of each layer of `blocks`.
   steps = [
-    name if '._' in name else name.partition('.')[0] for name in bare.split('/')
+    name if '._' in name else name.partition('.')[0]
+    for name in bare.replace('/Block/', '/blocks/').split('/')
   ]
   if 'rematted_computation' in steps:
     step = 'recompute'
