@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pathlib
 
 from varjax import (
   errors,
@@ -35,7 +36,7 @@ def describe(run: specs.RunSpec) -> str:
   rows = []
   if run.task == 'generate':
     sequence = sequence_of(run)
-    rows = _transformer(run, resolved, sequence)
+    rows = _transformer(run, resolved, sequence) + _codes(run)
   rows += _tokenizer(run, resolved)
   rows += [
     ('updates', f'{steps:,}' if steps else 'unknown'),
@@ -74,6 +75,19 @@ def _transformer(
     total = progressive.work(run, steps, steps.total, sequence).total
     rows.append(('training FLOPs', f'{total:.4g}'))
   return rows
+
+
+def _codes(run: specs.RunSpec) -> list[tuple[str, str]]:
+  """How the training codes were made, where that is on record."""
+  from varjax.data import encoding
+
+  if run.input != 'codes' or not run.codes_dir:
+    return []
+  try:
+    text = encoding.describe(pathlib.Path(run.codes_dir) / 'train')
+  except errors.DataError as error:
+    text = str(error)
+  return [('codes encoded', text)] if text else []
 
 
 def _memory(

@@ -1,11 +1,18 @@
-"""`varjax encode`: a dataset once through a tokenizer, into a code cache."""
+"""`varjax encode`: a dataset once through a tokenizer, into a code cache.
+
+What it says of speed and of the arithmetic also goes on record, beside the
+codes (`data.encoding`).
+"""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 import dataclasses
+import datetime
 import functools
+import pathlib
 import time
 from typing import TYPE_CHECKING
 
@@ -14,6 +21,7 @@ import tqdm
 
 from varjax import distributed, errors
 from varjax.coerce import build
+from varjax.data import encoding
 from varjax.spec import DataSpec
 from varjax.tools import arguments
 
@@ -26,12 +34,17 @@ if TYPE_CHECKING:  # --help loads no JAX
   from varjax.types import PyTree
 
 
+_EXACT = 'the tokenizer computes in float32, so its codes are those of it'
+
+
 def main(argv: list[str]) -> int:
   """Encodes the splits that are not there yet; returns the exit code."""
   parser = arguments.parser(
     'encode',
     'Encode a dataset once with a trained tokenizer. An interrupted encode '
-    'goes on where it was; finished shards are verified, not repeated.',
+    'goes on where it was; finished shards are verified, not repeated. Images '
+    'per second, the share of time that the device waited for images, and the '
+    'agreement with float32 are kept in OUT/SPLIT/encoding.jsonl.',
     'The dataset is the one the tokenizer was trained on, unless keys are '
     'changed with --data.KEY=VALUE, such as --data.name=imagenet2012 '
     '--data.data_dir=DIR --data.resolution=256.',
@@ -60,7 +73,7 @@ def main(argv: list[str]) -> int:
     type=int,
     default=0,
     metavar='N',
-    help='also encode N images of each split in float32 and print the share '
+    help='also encode N images of each split in float32 and record the share '
     'of codes that agree (for a tokenizer with compute_dtype=bfloat16)',
   )
   parser.add_argument('--quiet', action='store_true', help='no progress bar')
@@ -97,14 +110,20 @@ def main(argv: list[str]) -> int:
 
   for split in splits:
     source = sources.open_source(data, split)
+    agreement = None
     if args.check_fp32 and first:
-      print(f'{split}: {_check_fp32(trained, params, source, data, args)}')
+      agreement = _check_fp32(trained, params, source, data, args)
+      print(f'{split}: {agreement or _EXACT}')
     speed = _Speed()
-    with tqdm.tqdm(
-      desc=f'encode {split}',
-      unit='img',
-      disable=args.quiet or not first or None,
-    ) as bar:
+    folder = pathlib.Path(args.out) / split
+    with (
+      _recorded(folder, split, trained, args, speed, agreement),
+      tqdm.tqdm(
+        desc=f'encode {split}',
+        unit='img',
+        disable=args.quiet or not first or None,
+      ) as bar,
+    ):
 
       def show(done: int, total: int, bar=bar, speed=speed) -> None:
         bar.total = total
@@ -124,6 +143,7 @@ def main(argv: list[str]) -> int:
         shard_images=args.shard_images,
         seed=args.seed,
         progress=show,
+        waited=speed.wait,
         share=share,
       )
     if first:
@@ -131,7 +151,50 @@ def main(argv: list[str]) -> int:
         f'{split}: codes {manifest.codes_id} of {len(source)} images in '
         f'{manifest.views} view(s), {speed}'
       )
+      if not speed.images and (known := encoding.describe(folder)):
+        print(f'{split}: on record, {known}')
   return 0
+
+
+@contextlib.contextmanager
+def _recorded(
+  folder: pathlib.Path,
+  split: str,
+  trained: TrainedTokenizer,
+  args: argparse.Namespace,
+  speed: _Speed,
+  agreement: encoding.Agreement | None,
+) -> Iterator[None]:
+  """Puts an encode on record, however it ends; of several, the first's."""
+  import jax
+
+  complete = False
+  try:
+    yield
+    complete = True
+  finally:
+    # A folder that was refused is none of ours.
+    made_any = speed.images or agreement is not None
+    if speed.has_begun and made_any and jax.process_index() == 0:
+      encoding.append(
+        folder,
+        encoding.Encoding(
+          tokenizer_id=trained.id,
+          split=split,
+          date=datetime.datetime.now(datetime.UTC).isoformat('T', 'seconds'),
+          complete=complete,
+          device_kind=jax.local_devices()[0].device_kind,
+          process_count=jax.process_count(),
+          compute_dtype=trained.spec.compute_dtype,
+          batch_images=args.batch_size,
+          images=speed.images,
+          wall_s=speed.wall_s,
+          images_per_s=speed.images_per_s,
+          data_wait=speed.data_wait,
+          agreement=agreement,
+          jax_version=jax.__version__,
+        ),
+      )
 
 
 class _Speed:
@@ -139,19 +202,65 @@ class _Speed:
 
   def __init__(self) -> None:
     self._marks = [(time.monotonic(), 0)]
+    self._waited_s = 0.0
 
   def update(self, done: int) -> None:
+    """Told how many images there are now."""
     # The first call tells what an earlier encode had finished; after the
     # second, the program is compiled. Only the latest mark moves on.
     self._marks = [*self._marks[:3], (time.monotonic(), done)]
 
+  def wait(self, seconds: float) -> None:
+    """Told for how long a batch kept the device's thread waiting."""
+    if len(self._marks) > 2:
+      self._waited_s += seconds
+
+  @property
+  def has_begun(self) -> bool:
+    """Whether it is known what there was before."""
+    return len(self._marks) > 1
+
+  @property
+  def images(self) -> int:
+    """Encoded now; what was there before does not count."""
+    return self._marks[-1][1] - self._marks[1][1] if self.has_begun else 0
+
+  @property
+  def wall_s(self) -> float:
+    """From the start to the last batch."""
+    return self._marks[-1][0] - self._marks[0][0]
+
+  @property
+  def images_per_s(self) -> float | None:
+    """Without the first batch; None where no other came."""
+    if not self._steady:
+      return None
+    seconds, images = (
+      after - before
+      for before, after in zip(self._marks[2], self._marks[3], strict=True)
+    )
+    return images / seconds
+
+  @property
+  def data_wait(self) -> float | None:
+    """Share of that time in which the device's thread waited for images."""
+    if not self._steady:
+      return None
+    return min(self._waited_s / (self._marks[3][0] - self._marks[2][0]), 1.0)
+
+  @property
+  def _steady(self) -> bool:
+    marks = self._marks
+    return len(marks) > 3 and marks[3][1] > marks[2][1]
+
   def __str__(self) -> str:
-    start, end = self._marks[0][0], self._marks[-1]
-    text = f'{end[0] - start:.1f} s'
-    if len(self._marks) < 4 or end[1] == self._marks[2][1]:
+    text = f'{self.wall_s:.1f} s'
+    if self.images_per_s is None:
       return text
-    seconds, images = (b - a for a, b in zip(self._marks[2], end, strict=True))
-    return f'{text}, {images / seconds:,.0f} images/s after the first batch'
+    return (
+      f'{text}, {self.images_per_s:,.0f} images/s after the first batch '
+      f'({self.data_wait:.0%} of it waiting for images)'
+    )
 
 
 def _encoder(
@@ -172,14 +281,14 @@ def _check_fp32(
   source: Source,
   data: DataSpec,
   args: argparse.Namespace,
-) -> str:
-  """What float32 arithmetic would change in the codes of a few images."""
+) -> encoding.Agreement | None:
+  """With float32, of the codes of a few images; None if that is the type."""
   from varjax.data import preprocess
   from varjax.evals.agreement import code_agreement
   from varjax.tokenizers import make_tokenizer
 
   if trained.spec.compute_dtype == 'float32':
-    return 'the tokenizer computes in float32, so its codes are those of it'
+    return None
   exact = dataclasses.replace(trained.spec, compute_dtype='float32')
   encoders = [
     _encoder(tokenizer, params)
@@ -203,11 +312,8 @@ def _check_fp32(
     np.concatenate(reference),
     trained.tokenizer.code_spec,
   )
-  scales = ', '.join(f'{share:.2%}' for share in shares[:-1])
-  return (
-    f'{shares[-1]:.2%} of the codes of {count} images agree with float32 '
-    f'(by scale: {scales})'
-  )
+  *scales, share = map(float, shares)
+  return encoding.Agreement(count, share, tuple(scales))
 
 
 def _split_data(argv: list[str]) -> tuple[list[str], dict[str, str]]:
