@@ -12,11 +12,11 @@ import dataclasses
 import json
 import pathlib
 
-from varjax import config, devices, flops, sweep
+from varjax import config, devices, flops, schedule, sweep
 
 MFU = 0.4
 DEVICES = ('h100', 'v5p', 'v6e')
-TRAIN_IMAGES = 1_281_167  # ImageNet-1k
+TRAIN_IMAGES = schedule.KNOWN_IMAGES['imagenet2012']
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 

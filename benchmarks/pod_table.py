@@ -29,7 +29,7 @@ from varjax.tools import aot
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _EXPERIMENT = 'experiments/var_pod.py'
-TRAIN_IMAGES = 1_281_167  # ImageNet-1k
+TRAIN_IMAGES = schedule.KNOWN_IMAGES['imagenet2012']
 
 
 def main():

@@ -18,6 +18,8 @@ import numpy as np
 from varjax import errors
 from varjax import spec as specs
 
+# Training images of data sets, to plan runs where they are not at hand.
+KNOWN_IMAGES = {'imagenet2012': 1_281_167}
 # Share of the run after warm-up that stays at the peak.
 _PLATEAUS = {'lin00': 0.0, 'lin0': 0.05, 'lin': 0.15, 'cos': 0.0, 'exp': 0.15}
 

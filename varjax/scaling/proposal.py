@@ -20,8 +20,6 @@ from varjax.scaling.plan import Plan
 from varjax.spec import DataSpec, Duration, MeshSpec, ModelSpec, RunSpec
 
 SCHEMA = 1
-# ImageNet-1k, training split.
-KNOWN_IMAGES = {'imagenet2012': 1_281_167}
 
 
 @dataclasses.dataclass(frozen=True)

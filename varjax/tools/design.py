@@ -20,8 +20,8 @@ import os
 import pathlib
 import sys
 
-from varjax import config, devices, errors, flops, sweep
-from varjax.scaling import design, notation, proposal, sweep_file, sweepdir
+from varjax import config, devices, errors, flops, schedule, sweep
+from varjax.scaling import design, notation, sweep_file, sweepdir
 from varjax.scaling import law as laws
 from varjax.scaling.law import Law
 from varjax.tools import arguments
@@ -189,7 +189,7 @@ def _text(
     hours = devices.device_hours(made.flops, device, 0.4)
     lines.append(f'{hours:,.0f} {device.name}-hours at 40 % of its peak')
   lines += [f'warning: {w}' for w in made.warnings]
-  images = proposal.KNOWN_IMAGES.get(sizes.base.data.name)
+  images = schedule.KNOWN_IMAGES.get(sizes.base.data.name)
   positions = flops.sequence_of(sizes.base.tokenizer).positions
   epochs = max(c.d for c in made.cells) / positions / (images or 1)
   if images and epochs > 4:

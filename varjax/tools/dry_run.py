@@ -17,15 +17,12 @@ from varjax import (
 )
 from varjax import spec as specs
 
-# ImageNet-1k, to turn epochs into updates when the data is not at hand.
-_KNOWN_IMAGES = {'imagenet2012': 1_281_167}
-
 
 def describe(run: specs.RunSpec) -> str:
   """The resolved config, then sizes, work, memory and id, as text."""
   lines = [json.dumps(dataclasses.asdict(run), indent=1), '']
   identifier, missing = _identify(run)
-  images = _KNOWN_IMAGES.get(run.data.name, 0) or _count_images(run)
+  images = schedule.KNOWN_IMAGES.get(run.data.name, 0) or _count_images(run)
   try:
     resolved = schedule.resolve_run(run, images)
     steps = resolved.total

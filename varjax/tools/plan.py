@@ -24,7 +24,7 @@ from typing import Any
 
 import pandas as pd
 
-from varjax import config, errors, records
+from varjax import config, errors, records, schedule
 from varjax.scaling import (
   costs,
   experiment_file,
@@ -244,7 +244,7 @@ def _ladder(
     ladder = ladders.of_run(proposal.var_family())
   base = slices.with_mesh(ladder.base, args.mesh, args.remat)
   ladder = dataclasses.replace(ladder, base=base)
-  return ladder, unique or proposal.KNOWN_IMAGES.get(ladder.base.data.name)
+  return ladder, unique or schedule.KNOWN_IMAGES.get(ladder.base.data.name)
 
 
 def _print_sizes(

@@ -11,9 +11,6 @@ from varjax import spec as specs
 from varjax.launch import collect, manifest, plan, table
 from varjax.tools import dry_run
 
-# ImageNet-1k, to turn epochs into updates when the data is not at hand.
-_KNOWN_IMAGES = {'imagenet2012': 1_281_167}
-
 
 class Resolver:
   """Finds run ids and notes the inputs that are not there yet."""
@@ -126,7 +123,8 @@ class _TrainingImages:
     cached = run.codes_dir if run.input == 'codes' else ''
     key = (run.data, cached if run.task == 'generate' else '')
     if key not in self._known:
-      self._known[key] = _KNOWN_IMAGES.get(run.data.name) or _count(*key)
+      known = schedule.KNOWN_IMAGES.get(run.data.name)
+      self._known[key] = known or _count(*key)
     return self._known[key]
 
 
