@@ -17,7 +17,7 @@ H100 = topology.parse('h100:1')
 target.prepare(H100)
 
 from varjax import sharding, spec  # noqa: E402
-from varjax.aot import compiler, cuda  # noqa: E402
+from varjax.aot import cuda, programs  # noqa: E402
 
 PRODUCTS = ('qkv', 'proj', 'fc1', 'fc2')
 
@@ -33,7 +33,7 @@ def main() -> None:
     data=spec.DataSpec(resolution=256),
   )
   mesh = sharding.make_mesh(run.mesh, target.devices(H100))
-  program = compiler.lower(run, mesh).compile(compiler_options=cuda.OPTIONS)
+  program = programs.train(run, mesh).compile(compiler_options=cuda.OPTIONS)
   found = collections.defaultdict(collections.Counter)
   for line in (program.as_text() or '').splitlines():
     call = re.search(r'custom_call_target="(__cublas[^"]*)"', line)

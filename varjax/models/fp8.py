@@ -52,7 +52,13 @@ def quantised(x: jax.Array, kind: Any) -> Scaled:
   Its largest absolute value comes to lie in the top binade of the type. An
   infinity or NaN makes everything NaN: float8 has no clean way to hold one.
   """
-  largest = jnp.max(jnp.abs(x)).astype(jnp.float32)
+  largest = jnp.abs(x)
+  if kind == GRADIENT:
+    # By columns first, as the gradient of a bias is summed: XLA then reads
+    # the tensor once for both.
+    columns = jnp.max(largest, axis=tuple(range(x.ndim - 1)))
+    largest = lax.optimization_barrier(columns)
+  largest = jnp.max(largest).astype(jnp.float32)
   # A policy that keeps this spares a second search when x is computed again.
   scale = remat.name(_scale(largest, kind), remat.SCALE)
   # In the type of x: seen as float32, that is what XLA would write and read.
