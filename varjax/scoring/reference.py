@@ -15,13 +15,13 @@ import pathlib
 import numpy as np
 
 from varjax import errors
-from varjax.features import Network
+from varjax.features import Network, inception
 from varjax.scoring import archive, images, scores, statistics
 from varjax.scoring.statistics import Extractor, Gaussian, Report, Statistics
 from varjax.spec import DataSpec
 
 # The network of `mu` and `sigma`; other networks have other moments.
-ADM_NETWORK = 'inception2015'
+ADM_NETWORK = inception.NAME
 _MOMENTS = ('mu', 'sigma', 'mu_s', 'sigma_s')
 # The largest that is read: 2048 numbers squared, in float64.
 _MAX_MOMENT_BYTES = 2**26

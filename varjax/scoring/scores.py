@@ -15,14 +15,14 @@ import numpy as np
 from varjax import errors
 from varjax.evals import frechet, inception_score, kid, manifold
 from varjax.evals.moments import Moments
-from varjax.features import Network
+from varjax.features import Network, inception
 from varjax.scoring.statistics import Statistics
 
 # Below this, published scores of the same model differ by whole points.
 USUAL_IMAGES = 10_000
 # Names of the standard scores; other networks put theirs behind.
 _STANDARD = {
-  'inception2015': {
+  inception.NAME: {
     'fd': 'fid', 'sfd': 'sfid', 'kd': 'kid', 'is': 'is',
     'precision': 'precision', 'recall': 'recall',
   }

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from varjax.evaluations import EvaluationRecord
+from varjax.features import inception
 from varjax.scoring.scores import Scores
-
-_STANDARD = 'inception2015'
 
 
 def of_scores(found: Scores) -> str:
@@ -96,7 +95,7 @@ def _page(
 
 
 def _network(name: str, identity: str) -> str:
-  if name == _STANDARD:
+  if name == inception.NAME:
     return f'{identity} (the network of FID)'
   return f'{identity} (not the network of FID: no score here is an FID)'
 
