@@ -15,12 +15,11 @@ H100 = topology.parse('h100:1')
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def _aot(tmp_path, *argv):
+def _aot(tmp_path, *argv, config='experiments/var_imagenet256.py:size=d12'):
   # A process of its own: the plug-in prints, and JAX starts as in the tool.
   path = os.pathsep.join([str(ROOT), *sys.path])
   return subprocess.run(
-    [sys.executable, '-m', 'varjax', 'aot', '--config',
-     'experiments/var_imagenet256.py:size=d12', '--json',
+    [sys.executable, '-m', 'varjax', 'aot', '--config', config, '--json',
      str(tmp_path / 'aot.json'), *argv],
     capture_output=True, text=True, timeout=600, cwd=ROOT,
     env={**os.environ, 'VARJAX_CACHE': str(tmp_path), 'PYTHONPATH': path,
@@ -73,3 +72,39 @@ def test_element_wise_kernels_read_and_write_once(tmp_path):
   # kernel: two arrays in, one out.
   backward = moved['backward', 'blocks/mlp/fc1'] / (layers * 12 * stream)
   assert 1 <= backward < 1.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('program', ['encode', 'decode'])
+def test_a_tokenizer_is_compiled_for_gpus(tmp_path, program):
+  if not target.installed(H100):
+    pytest.skip(target.compiler_of(H100).INSTALL)
+  done = _aot(tmp_path, '--topology', 'h100:1', '--program', program,
+              '--batch', '8', '--config.tokenizer.compute_dtype=bfloat16',
+              config='experiments/msvq_imagenet.py')  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  found = json.loads((tmp_path / 'aot.json').read_text())
+  # Convolutions are calls of cuDNN, which needs no device to be chosen.
+  roots = {
+    part['place'].partition('/')[0]
+    for part in found['compiled']['parts']
+    if part['kind'] == 'product'
+  }
+  assert f'{program}r' in roots
+  # Statistics in one pass: two would be 1.7 times the least.
+  moved, least = found['roofline']['hbm_bytes'], found['analytic']['hbm_bytes']
+  assert 1 < moved / least < 1.62
+
+
+@pytest.mark.slow
+def test_a_sampler_is_compiled_for_gpus(tmp_path):
+  if not target.installed(H100):
+    pytest.skip(target.compiler_of(H100).INSTALL)
+  done = _aot(tmp_path, '--topology', 'h100:1', '--program', 'sample',
+              '--batch', '1', '--compute', 'bfloat16',
+              config='experiments/var_imagenet256.py:size=d6')  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  found = json.loads((tmp_path / 'aot.json').read_text())
+  places = {part['place'] for part in found['compiled']['parts']}
+  assert any(place.startswith('blocks/attention') for place in places)
+  assert found['compiled']['fits']
