@@ -8,7 +8,6 @@ per shape; weights stay on the device and are arguments of the programs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-import dataclasses
 import functools
 import os
 import pathlib
@@ -18,13 +17,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from varjax import checkpoint, coerce, errors
+from varjax import checkpoint, errors
 from varjax import spec as specs
 from varjax.models.transformer import Transformer
 from varjax.orders import make_order
 from varjax.orders.base import Order
+from varjax.sampling import by_scale, parallel
 from varjax.sampling import edit as editing
-from varjax.sampling import parallel
+from varjax.sampling import settings as settings_lib
 from varjax.sampling.generator import Generator
 from varjax.tokenizers import artifact
 from varjax.tokenizers.base import Tokenizer
@@ -92,12 +92,7 @@ class VarPipeline:
       raise errors.CheckpointError(
         f'{path}: holds a {run.task} run; this needs a generate run'
       )
-    trained = artifact.load(tokenizer_dir or run.tokenizer_dir)
-    if trained.spec != run.tokenizer:
-      raise errors.DataError(
-        f'{tokenizer_dir or run.tokenizer_dir}: is not the tokenizer that '
-        f'{path} was trained with'
-      )
+    trained = artifact.load_of(run, tokenizer_dir, path)
     order = make_order(run.order, trained.spec)
     params = checkpoint.load_weights(workdir.path)
     step = checkpoint.latest_step(workdir.path)
@@ -176,7 +171,7 @@ class VarPipeline:
       int32 [B, h, w] for each scale.
     """
     codes = self._encode(self._weights, jnp.asarray(images, jnp.float32))
-    return self._split(codes)
+    return by_scale.split(codes, self.tokenizer.code_spec)
 
   def decode(self, codes: Sequence[jax.Array | np.ndarray]) -> jax.Array:
     """Images [B, H, W, 3] in [-1, 1] of codes as `encode` returns them.
@@ -184,7 +179,8 @@ class VarPipeline:
     Raises:
       DataError: scales of another number or shape.
     """
-    return self._decode(self._weights, self._join(codes))
+    codes = by_scale.join(codes, self.tokenizer.code_spec)
+    return self._decode(self._weights, codes)
 
   def logits(
     self,
@@ -206,7 +202,8 @@ class VarPipeline:
         'logits of sub-tokens, not of whole codes'
       )
     labels = self._labels(labels)
-    return self._logits(self._weights, labels, self._join(codes))
+    codes = by_scale.join(codes, self.tokenizer.code_spec)
+    return self._logits(self._weights, labels, codes)
 
   def sample(
     self,
@@ -322,19 +319,7 @@ class VarPipeline:
     Raises:
       ConfigError: a setting that does not exist, or of another type.
     """
-    hints = coerce.hints_of(specs.SampleSpec)
-    unknown = sorted(set(changes) - set(hints))
-    if unknown:
-      raise errors.ConfigError(
-        f'{unknown[0]}: is no setting of a sampler; must be one of '
-        f'{", ".join(hints)}'
-      )
-    given = {
-      key: coerce.coerce(_plain(value), hints[key], key)
-      for key, value in changes.items()
-      if value is not None
-    }
-    return dataclasses.replace(self.defaults, **given)
+    return settings_lib.changed(self.defaults, changes)
 
   def group_sampler(
     self,
@@ -397,9 +382,7 @@ class VarPipeline:
     images, codes = self._sampler(self.settings(**changes))(
       self._weights, self._labels(labels), rng, noise, known
     )
-    return images, self._split(codes)
-
-  # --- shapes ---------------------------------------------------------------
+    return images, by_scale.split(codes, self.tokenizer.code_spec)
 
   def _labels(self, labels: jax.Array | np.ndarray) -> jax.Array:
     labels = np.atleast_1d(np.asarray(labels))
@@ -410,33 +393,3 @@ class VarPipeline:
       )
     none = labels < 0
     return jnp.asarray(np.where(none, self.num_classes, labels), jnp.int32)
-
-  def _split(self, codes: jax.Array) -> tuple[jax.Array, ...]:
-    offsets = self.tokenizer.code_spec.offsets
-    per_position = codes.shape[-1]
-    last = (per_position,) if per_position > 1 else ()
-    return tuple(
-      codes[:, start:stop].reshape(-1, *grid, *last)
-      for start, stop, grid in zip(
-        offsets[:-1], offsets[1:], self.grids, strict=True
-      )
-    )
-
-  def _join(self, codes: Sequence[jax.Array | np.ndarray]) -> jax.Array:
-    per_position = self.tokenizer.code_spec.codes_per_position
-    last = (per_position,) if per_position > 1 else ()
-    shapes = [tuple(np.shape(c)[1:]) for c in codes]
-    if shapes != [(*grid, *last) for grid in self.grids]:
-      raise errors.DataError(
-        f'codes of shapes {shapes}: must have the scales {list(self.grids)}'
-        + (f' and {per_position} codes per position' if last else '')
-      )
-    flat = [
-      jnp.asarray(c, jnp.int32).reshape(len(c), -1, per_position) for c in codes
-    ]
-    return jnp.concatenate(flat, axis=1)
-
-
-def _plain(value: Any) -> Any:
-  """A number of NumPy as one of Python."""
-  return value.item() if isinstance(value, np.generic) else value

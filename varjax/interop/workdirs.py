@@ -148,18 +148,15 @@ def official_states(
   """
   workdir = Workdir(pathlib.Path(path))
   run = workdir.run()
-  home = str(workdir.path) if run.task == 'reconstruct' else run.tokenizer_dir
-  trained = artifact.load(tokenizer_dir or home)
+  if run.task == 'generate':
+    trained = artifact.load_of(run, tokenizer_dir, path)
+  else:
+    trained = artifact.load(tokenizer_dir or workdir.path)
   usage = np.zeros((len(trained.spec.scales), trained.spec.vocab), np.float32)
   states = {
     'vae': official_vae.to_official(trained.spec, trained.params, usage)
   }
   if run.task == 'generate':
-    if trained.spec != run.tokenizer:
-      raise errors.DataError(
-        f'{tokenizer_dir or home}: is not the tokenizer that {path} was '
-        'trained with'
-      )
     params: PyTree = checkpoint.load_weights(workdir.path)
     layout = make_order(run.order, trained.spec).layout
     states['var'] = official_var.to_official(run.model, layout, params)

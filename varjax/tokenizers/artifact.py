@@ -19,7 +19,7 @@ import safetensors.numpy
 
 from varjax import errors
 from varjax.coerce import build
-from varjax.spec import DataSpec, TokenizerSpec
+from varjax.spec import DataSpec, RunSpec, TokenizerSpec
 from varjax.tokenizers import make_tokenizer
 from varjax.tokenizers.base import Tokenizer
 from varjax.tokenizers.store import tokenizer_id
@@ -112,6 +112,28 @@ def load(directory: str | os.PathLike[str]) -> TrainedTokenizer:
     )
   tokenizer = make_tokenizer(spec, data.resolution)
   return TrainedTokenizer(tokenizer, params, found, spec, data)
+
+
+def load_of(
+  run: RunSpec, directory: str, path: str | os.PathLike[str]
+) -> TrainedTokenizer:
+  """The tokenizer that a stage-2 run was trained with.
+
+  Args:
+    run: names where it was.
+    directory: where it is now; '' is there.
+    path: of the run, for errors.
+
+  Raises:
+    DataError: a file is missing or corrupt, or it is another tokenizer.
+  """
+  directory = directory or run.tokenizer_dir
+  trained = load(directory)
+  if trained.spec != run.tokenizer:
+    raise errors.DataError(
+      f'{directory}: is not the tokenizer that {path} was trained with'
+    )
+  return trained
 
 
 def _describe(directory: str | os.PathLike[str]) -> dict:
