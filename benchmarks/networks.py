@@ -46,7 +46,7 @@ def run_of(
 
 
 def unrolled(text: str) -> dict[str, int | bool]:
-  """Fields of a model for a case of `--unroll`: a number of layers, or all."""
+  """Fields of a model for `--unroll`: a number of layers, 0 or all."""
   return {'scan': False} if text == 'all' else {'unroll': int(text)}
 
 

@@ -55,8 +55,9 @@ def main(argv: list[str] | None = None) -> None:
   parser.add_argument('--loss_chunks', default='0', help='parts of the loss')
   parser.add_argument(
     '--unroll',
-    default='1',
-    help='layers in a trip of the scan, as 1,2,all; all is no scan',
+    default='0',
+    help='layers in a trip of the scan, as 1,2,all; all is no scan, 0 what '
+    'training takes',
   )
   parser.add_argument(
     '--phases',
@@ -92,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
     case = f'd{depth}/b{batch}/{remat}/{attention}/{given.dtype}'
     if given.products != 'compute':
       case = f'{case}/{given.products}'
-    if unroll != '1':
+    if unroll != '0':
       case = f'{case}/unroll {unroll}'
     _time(f'{case}/{chunks}' if chunks else case, run, given)
 

@@ -66,7 +66,7 @@ def test_bad_override_names_the_key(key, value, said):
   [
     ({'tokenizer.scales': (1, 2, 3)}, 'the last scale must be 4'),
     ({'model.depth': 4, 'model.unroll': 3}, 'must divide model.depth=4'),
-    ({'model.unroll': 0}, 'model.unroll=0'),
+    ({'model.unroll': -1}, 'model.unroll=-1'),
     ({'tokenizer.scales': (2, 1, 4)}, 'larger than the one before'),
     ({'tokenizer.scales': ()}, 'at least one scale'),
     ({'data.resolution': 36}, 'multiple of 8'),

@@ -354,7 +354,8 @@ class ModelSpec:
       the other; 0 or 1 is all at once.
     scan: one scanned block instead of `depth` unrolled ones: quicker to
       compile, but what a layer keeps is copied into a stack of all layers.
-    unroll: layers in one trip of the scan.
+    unroll: layers in one trip of the scan; 0 chooses in training: all, which
+      is no scan, on NVIDIA GPUs that hold whole weights, and 1 elsewhere.
     attention: back end, key of `models.attention.BACKENDS`, or 'auto'.
     fused: whether training blocks normalise and sum in `models.fused`'s
       kernels, 'on' or 'off', or 'auto': on an NVIDIA GPU in bfloat16.
@@ -388,7 +389,7 @@ class ModelSpec:
   remat: str = 'none'
   loss_chunks: int = 0
   scan: bool = True
-  unroll: int = 1
+  unroll: int = 0
   attention: str = 'auto'
   fused: str = 'auto'
 

@@ -21,6 +21,7 @@ import optax
 
 from varjax import (
   averaging,
+  backends,
   devices,
   distributed,
   groups,
@@ -139,7 +140,7 @@ class Program:
 
   @functools.cached_property
   def chosen(self) -> specs.RunSpec:
-    """The run, with `model.remat=auto` decided for the mesh.
+    """The run, with `model.unroll` and `model.remat` decided for the mesh.
 
     Raises:
       ConfigError: the memory of its devices is not known, or too small, or
@@ -150,16 +151,31 @@ class Program:
     first = self.mesh.devices.flat[0]
     capability = getattr(first, 'compute_capability', None)
     validation.check_products(self.run.model, first.platform, capability)
-    if self.run.model.remat != 'auto':
-      return self.run
-    sequence = orders.sequence_of(self.run.order, self.run.tokenizer)
+    run = self.run
+    if run.model.unroll == 0 and self._unrolls:
+      model = dataclasses.replace(run.model, scan=False)
+      run = dataclasses.replace(run, model=model)
+    if run.model.remat != 'auto':
+      return run
+    sequence = orders.sequence_of(run.order, run.tokenizer)
     return memory.choose_remat(
-      self.run,
+      run,
       self.mesh.devices.size,
       _memory_bytes(self.mesh),
       sequence,
       self.mesh.devices.flat[0].platform,
     )
+
+  @property
+  def _unrolls(self) -> bool:
+    """Whether layers are better unrolled than scanned.
+
+    In a scan XLA's GPU compiler writes and reads what each layer keeps once
+    more (docs/performance.md). Where weights are in shards, unrolling would
+    let it gather those of many layers at once.
+    """
+    whole = self.mesh.shape['fsdp'] * self.mesh.shape['tensor'] == 1
+    return backends.on_gpu(self.mesh.devices.flat[0].platform) and whole
 
   @functools.cached_property
   def task(self) -> Task:
@@ -197,6 +213,12 @@ class Program:
     return sharding.abstract_sharded(self._hyper, self.mesh)
 
   @property
+  def _scanned(self) -> Task:
+    """The same weights by a smaller program."""
+    model = dataclasses.replace(self.chosen.model, scan=True, unroll=1)
+    return make_task(dataclasses.replace(self.chosen, model=model))
+
+  @property
   def _numbers(self) -> dict[str, optim.Numbers]:
     return groups.numbers_of(self.groups, **self._lengths, real=np.float32)
 
@@ -219,7 +241,7 @@ class Program:
 
   def init(self, key: jax.Array) -> TrainState:
     """The state before the first update, with logical axis names."""
-    params, task_state = self.task.init(key)
+    params, task_state = self._scanned.init(key)
     optimizer = groups.make_optimizer(self.groups, self._numbers)
     opt_state = optimizer.init(params)
     averaged = None

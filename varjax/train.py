@@ -163,7 +163,10 @@ def train(
       overview = metrics.parameter_overview(state.params)
       (workdir.path / 'parameters.txt').write_text(overview + '\n')
       if program.chosen is not run and not quiet:
-        print(f'model.remat=auto: {program.chosen.model.remat}')
+        model = program.chosen.model
+        layers = 'scanned' if model.scan else 'unrolled'
+        print(f'chosen for {mesh.size} x {mesh.devices.flat[0].device_kind}: '
+              f'model.remat={model.remat}, layers {layers}')  # fmt: skip
 
     def save(step: int) -> None:
       window.flush()

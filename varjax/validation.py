@@ -86,9 +86,10 @@ def validate(run: specs.RunSpec) -> None:
     )
   _at_least('data_prefetch', run.data_prefetch, 0)
   _at_least('model.loss_chunks', model.loss_chunks, 0)
-  if model.unroll < 1 or model.depth % model.unroll:
+  if model.unroll < 0 or (model.unroll and model.depth % model.unroll):
     raise errors.ConfigError(
-      f'model.unroll={model.unroll}: must divide model.depth={model.depth}'
+      f'model.unroll={model.unroll}: must divide model.depth={model.depth}, '
+      'or be 0'
     )
   if model.head_factors < 1:
     raise errors.ConfigError(

@@ -19,7 +19,7 @@ def stacked(spec: ModelSpec) -> type[Block]:
   """
   block, policy = Block, remat.policy(spec.remat)
   # Unrolling keeps the stacked weights, so checkpoints are interchangeable.
-  unroll = spec.unroll if spec.scan else spec.depth
+  unroll = max(spec.unroll, 1) if spec.scan else spec.depth
   if policy is not None:
     block = nn.remat(
       block,
