@@ -82,6 +82,17 @@ def test_what_jax_puts_into_a_path_is_taken_out(path, step, place):
   assert found.step == step
 
 
+def test_a_fusion_around_a_product_is_one():
+  text = TEXT.replace(
+    'ENTRY', '%fused (a: bf16[64,64]) -> bf16[64,64] {\n'
+    '  %a = bf16[64,64]{1,0} parameter(0)\n'
+    '  ROOT %n = bf16[64,64]{1,0} negate(%a)\n}\n\nENTRY'
+  ).replace('negate(%p)', 'fusion(%p), kind=kOutput, calls=%fused')  # fmt: skip
+  kinds = {p.place: p.kind for p in parts.parts(text)}
+  assert kinds['blocks/mlp'] == 'product'
+  assert kinds['blocks/attention/unit'] == 'element-wise'
+
+
 def test_without_training_all_is_forward():
   text = TEXT.replace('jit(update)/add', f'{SAMPLED}/dot_general')
   found = parts.parts(text, is_training=False)

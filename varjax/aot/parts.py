@@ -164,4 +164,6 @@ def _named(steps: list[str]) -> list[str]:
 
 
 def _kind(line: Instruction) -> str:
-  return 'product' if line.opcode in _PRODUCTS else 'element-wise'
+  # On a TPU a product is fused with what is done to its output.
+  is_product = line.opcode in _PRODUCTS or 'kind=kOutput' in line.rest
+  return 'product' if is_product else 'element-wise'
