@@ -1,7 +1,8 @@
 """What a kernel takes of a multiprocessor of an H100, without one.
 
-Shared by attention_kernels.py and sampler_kernels.py. Needs the CUDA compiler
-(`pip install 'varjax[cuda]'`) and its `ptxas` on the PATH.
+Shared by attention_kernels.py, elementwise_kernels.py and sampler_kernels.py.
+Needs the CUDA compiler (`pip install 'varjax[cuda]'`) and its `ptxas` on the
+PATH.
 """
 
 from __future__ import annotations

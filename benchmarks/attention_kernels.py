@@ -51,37 +51,47 @@ def main(argv: list[str] | None = None) -> None:
       if text:
         tile = tiling.Tile(*map(int, text.split('x')))
       for cosine in (False, True):
-        _report(kernel, tile, cosine, everywhere, given)
+        for packed in (False, True):
+          _report(kernel, tile, cosine, packed, everywhere, given)
 
 
-def _report(kernel, tile, cosine, everywhere, given) -> None:
+def _report(kernel, tile, cosine, packed, everywhere, given) -> None:
   case = f'{kernel}/{tile.queries}x{tile.keys}x{tile.warps}x{tile.stages}'
   stopwatch.line(
     'attention_kernels',
-    case + '/cosine' * cosine,
+    case + '/cosine' * cosine + '/packed' * packed,
     target='h100',
     head_size=given.head_size,
     **assembler.resources(
-      _lowered(kernel, tile, cosine, everywhere, given), 'flash', tile.warps
+      _lowered(kernel, tile, cosine, packed, everywhere, given),
+      'flash',
+      tile.warps,
     ),
   )
 
 
-def _lowered(kernel, tile, cosine, everywhere, given) -> jax.stages.Lowered:
+def _lowered(
+  kernel, tile, cosine, packed, everywhere, given
+) -> jax.stages.Lowered:
   length = sum(side * side for side in LAYOUTS[given.layout])
   of = functools.partial(jax.ShapeDtypeStruct, sharding=everywhere)
   x = of((given.batch, length, given.heads, given.head_size), jnp.bfloat16)
+  qkv = (x,) * 3
+  if packed:
+    shape = given.batch, length, 3, given.heads, given.head_size
+    qkv = (of(shape, jnp.bfloat16),) * 3
   row = of((given.batch, given.heads, length), jnp.float32)
   rule = of((length,), jnp.int32)
   inverses = (row, row) if cosine else None
   scales = of((given.heads,), jnp.float32) if cosine else None
   function, arguments = {
-    'forward': (forward.forward, (x, x, x, rule)),
-    'dq': (backward.queries, (x, x, x, x, row, x, rule)),
-    'dkv': (backward.keys_and_values, (x, x, x, row, row, x, rule)),
+    'forward': (forward.forward, (*qkv, rule)),
+    'dq': (backward.queries, (*qkv, x, row, x, rule)),
+    'dkv': (backward.keys_and_values, (*qkv, row, row, x, rule)),
   }[kernel]
+  written = (qkv[0],) if packed and kernel == 'dkv' else ()
   run = functools.partial(function, scale=0.125, tile=tile, interpret=False)
-  return jax.jit(run).lower(*arguments, inverses, scales)
+  return jax.jit(run).lower(*arguments, inverses, scales, *written)
 
 
 if __name__ == '__main__':

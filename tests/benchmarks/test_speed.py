@@ -37,6 +37,7 @@ def _lines(name, *options):
   [
     'step_time',
     'attention',
+    'elementwise',
     'decode',
     'tokenize_images',
     'compile_time',

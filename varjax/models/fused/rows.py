@@ -14,7 +14,7 @@ from jax.experimental.pallas import triton
 import jax.numpy as jnp
 
 WIDEST = 4096  # Wider rows would spill out of registers.
-_NUMBERS = 16  # Of an array that one thread holds.
+_NUMBERS = 2048  # Of an array that a program holds, in as many rows.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +34,10 @@ class Rows:
 
   @classmethod
   def choose(cls, width: int) -> Rows:
-    """As many as leave each thread a handful of numbers of every array."""
+    """As many as fit into registers together, chosen by the assembler."""
     columns = max(16, 1 << (width - 1).bit_length())
-    warps = 4 if columns <= WIDEST // 2 else 8
-    count = max(1, warps * 32 * _NUMBERS // columns)
-    return cls(min(count, 16), width, columns, warps)
+    count = min(max(1, _NUMBERS // columns), 16)
+    return cls(count, width, columns, 4 if columns <= _NUMBERS else 16)
 
   @property
   def real(self) -> jax.Array:
