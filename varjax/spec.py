@@ -358,7 +358,8 @@ class ModelSpec:
       is no scan, on NVIDIA GPUs that hold whole weights, and 1 elsewhere.
     attention: back end, key of `models.attention.BACKENDS`, or 'auto'.
     fused: whether training blocks normalise and sum in `models.fused`'s
-      kernels, 'on' or 'off', or 'auto': on an NVIDIA GPU in bfloat16.
+      kernels, 'on' or 'off', or 'auto': on an NVIDIA GPU in bfloat16,
+      unless they are scanned.
   """
 
   depth: int = 16

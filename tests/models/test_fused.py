@@ -143,18 +143,24 @@ def _gpu(shape=(1, 1, 1)):
 
 def test_they_are_chosen_where_they_can_run():
   low = jnp.zeros((4, 5, 32), jnp.bfloat16)
-  assert not modulate.fits(SPEC, low)
-  assert modulate.fits(dataclasses.replace(SPEC, fused='on'), low)
+
+  def fits(x=low, **changes):
+    spec = dataclasses.replace(SPEC, **{'scan': False, **changes})
+    return modulate.fits(spec, x)
+
+  assert not fits()
+  assert fits(fused='on', scan=True)
   with jax.sharding.use_abstract_mesh(_gpu()):
-    assert modulate.fits(SPEC, low)
-    assert not modulate.fits(SPEC, low.astype(jnp.float32))
-    assert not modulate.fits(dataclasses.replace(SPEC, fused='off'), low)
-    assert not modulate.fits(dataclasses.replace(SPEC, norm='layernorm'), low)
-    assert not modulate.fits(SPEC, jnp.zeros((4, 5, 8192), jnp.bfloat16))
+    assert fits()
+    assert not fits(low.astype(jnp.float32))
+    assert not fits(fused='off')
+    assert not fits(scan=True)
+    assert not fits(norm='layernorm')
+    assert not fits(jnp.zeros((4, 5, 8192), jnp.bfloat16))
   with jax.sharding.use_abstract_mesh(_gpu((2, 4, 1))):
-    assert not modulate.fits(SPEC, low)
+    assert not fits()  # Eight devices, four images.
   with jax.sharding.use_abstract_mesh(_gpu((1, 1, 2))):
-    assert not modulate.fits(SPEC, low)
+    assert not fits()
 
 
 @pytest.mark.parametrize('width', [1024, 1920])

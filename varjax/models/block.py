@@ -237,8 +237,9 @@ def _add_biases_fwd(qkv, q_bias, v_bias):
 
 
 def _add_biases_bwd(_, grad):
-  # Images apart and in float32: one kernel sums both, and no part that has
-  # no bias.
+  # Of the finished gradient, or XLA computes it again for these sums. Images
+  # apart: one kernel sums both, and not the part that has no bias.
+  grad = jax.lax.optimization_barrier(grad)
   sums = [jnp.sum(grad[:, :, i].astype(jnp.float32), axis=1) for i in (0, 2)]
   q_sum, v_sum = (
     jnp.sum(x, axis=0) for x in jax.lax.optimization_barrier(sums)

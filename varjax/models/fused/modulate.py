@@ -25,9 +25,11 @@ Pair = tuple[Float[Array, 'B L D'], Float[Array, 'B L D']]
 def fits(spec: ModelSpec, x: Float[Array, 'B L D']) -> bool:
   """Whether a block that is trained takes these kernels.
 
-  `model.fused` 'auto': on an NVIDIA GPU, in 16 bits. In any case under AdaLN
-  alone, of rows that fit in registers, and where each device has whole
-  layers and as many images as any other.
+  `model.fused` 'auto': on an NVIDIA GPU, in 16 bits, of unrolled blocks. What
+  a scan has kept is a part of a stack, which must be copied out for a kernel:
+  then nothing is gained. In any case under AdaLN alone, of rows that fit in
+  registers, and where each device has whole layers and as many images as any
+  other.
   """
   able = (
     spec.norm == 'adaln'
@@ -36,7 +38,8 @@ def fits(spec: ModelSpec, x: Float[Array, 'B L D']) -> bool:
     and placement.divides(x.shape, _STREAM)
   )
   if spec.fused == 'auto':
-    return able and attention.on_gpu() and x.dtype.itemsize == 2
+    unrolled = able and not spec.scan
+    return unrolled and attention.on_gpu() and x.dtype.itemsize == 2
   return able and spec.fused == 'on'
 
 
