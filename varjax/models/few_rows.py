@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
 from varjax.models.flash import softmax
+from varjax.models.launch import launch, whole
 from varjax.models.product import GRAIN
 
 # One for each of the 132 multiprocessors of an H100: each has four tiles of
@@ -77,18 +78,17 @@ def product(
   if scale is not None:
     arguments.append(scale)
   shape = splits, rows, count, columns
-  parts = pl.pallas_call(
+  made = jax.ShapeDtypeStruct(shape, out if splits == 1 else jnp.float32)
+  (parts,) = launch(
     functools.partial(_kernel, tile=tile, each=each),
-    grid=(across[0], across[1], splits, count),
-    in_specs=[_whole(a.shape) for a in arguments],
-    out_specs=_whole(shape),
-    out_shape=jax.ShapeDtypeStruct(shape, out if splits == 1 else jnp.float32),
-    compiler_params=triton.CompilerParams(
-      num_warps=tile.warps, num_stages=tile.stages
-    ),
+    (across[0], across[1], splits, count),
+    [(array, whole(array.shape)) for array in arguments],
+    [(made, whole(shape))],
+    warps=tile.warps,
+    stages=tile.stages,
     interpret=interpret,
     name='few_rows',
-  )(*arguments)
+  )
   # Sums of slices, and no reduction: they become a part of what comes next.
   total = parts[0]
   for part in parts[1:]:
@@ -111,10 +111,6 @@ def _divisor(size: int, most: int) -> int:
   while size % most:
     most //= 2
   return most
-
-
-def _whole(shape: tuple[int, ...]) -> pl.BlockSpec:
-  return pl.BlockSpec(shape, lambda *_: (0,) * len(shape))
 
 
 def _kernel(x_ref, stack_ref, layer_ref, *refs, tile, each):

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from varjax.models import placement
+from varjax.models.launch import launch, whole
 from varjax.sampling import filters
 from varjax.sampling import logits as logits_lib
 
@@ -72,21 +73,21 @@ def _drawable(
   arguments = [conditional.reshape(rows, values)]
   if unconditional is not None:
     arguments += [unconditional.reshape(rows, values), strength]
-  out = pl.pallas_call(
+  filtered = jax.ShapeDtypeStruct((rows, values), jnp.float32)
+  (out,) = launch(
     functools.partial(
       _kernel,
       count=count,
       mass=mass,
       tile=(together, pl.next_power_of_2(values)),
     ),
-    grid=(pl.cdiv(rows, together),),
-    in_specs=[_whole(x.shape) for x in arguments],
-    out_specs=_whole((rows, values)),
-    out_shape=jax.ShapeDtypeStruct((rows, values), jnp.float32),
-    compiler_params=triton.CompilerParams(num_warps=warps),
+    (pl.cdiv(rows, together),),
+    [(x, whole(x.shape)) for x in arguments],
+    [(filtered, whole(filtered.shape))],
+    warps=warps,
     interpret=interpret,
     name='filter_rows',
-  )(*arguments)
+  )
   return out.reshape(conditional.shape)
 
 
@@ -97,10 +98,6 @@ def shape(rows: int, values: int) -> tuple[int, int]:
   return together, max(
     1, min(_MOST_WARPS, together * padded // (_EACH * _WARP))
   )
-
-
-def _whole(shape: tuple[int, ...]) -> pl.BlockSpec:
-  return pl.BlockSpec(shape, lambda _: (0,) * len(shape))
 
 
 def _kernel(conditional_ref, *refs, count, mass, tile):

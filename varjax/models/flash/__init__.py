@@ -11,7 +11,6 @@ queries and keys in memory.
   tiles.py         how a rule and tiles meet: sizes, limits, counts
   costs.py         what the kernels compute and move, counted
   views.py         what of each array a program sees
-  launch.py        a kernel on arrays and the views of them
   softmax.py       products and the running softmax of one tile
   forward.py       outputs and the log of the softmax's denominator
   backward.py      gradients of queries; of keys and values

@@ -17,8 +17,8 @@ from jax.experimental import pallas as pl
 import jax.numpy as jnp
 
 from varjax.models.flash import forward, softmax, views
-from varjax.models.flash.launch import launch, like
 from varjax.models.flash.tiles import Tile
+from varjax.models.launch import launch, like
 
 # Of 1 / |x|: shorter rows are divided by a constant, see `norm.unit`.
 LONGEST_INVERSE = 0.999e12
@@ -63,7 +63,8 @@ def queries(
       (grad, rows), (limits, views.shared(length)), *unit,
     ],
     [(like(q), parts[0]), *[(vector, numbers)] * (2 if unit else 1)],
-    tile=tile,
+    warps=tile.warps,
+    stages=tile.stages,
     interpret=interpret,
     name='flash_dq',
   )  # fmt: skip
@@ -120,7 +121,8 @@ def keys_and_values(
     (pl.cdiv(count, tile.keys), heads, batch),
     inputs,
     outputs,
-    tile=tile,
+    warps=tile.warps,
+    stages=tile.stages,
     interpret=interpret,
     name='flash_dkv',
     aliases=aliases,

@@ -22,8 +22,8 @@ from jaxtyping import Array, Float, Int
 
 from varjax.models import placement
 from varjax.models.flash import block_causal, forward, softmax, views
-from varjax.models.flash.launch import launch
 from varjax.models.flash.tiles import Tile, fit
+from varjax.models.launch import launch
 
 # Two for each of the 132 multiprocessors of an H100.
 _PROGRAMS = 264
@@ -151,7 +151,8 @@ def _attend(
         numbers,
       ),
     ],
-    tile=tile,
+    warps=tile.warps,
+    stages=tile.stages,
     interpret=interpret,
     name='flash_cached',
   )  # fmt: skip

@@ -10,8 +10,8 @@ from jax.experimental import pallas as pl
 import jax.numpy as jnp
 
 from varjax.models.flash import softmax, views
-from varjax.models.flash.launch import launch
 from varjax.models.flash.tiles import Tile
+from varjax.models.launch import launch
 
 
 def forward(
@@ -54,7 +54,8 @@ def forward(
       (jax.ShapeDtypeStruct((batch, length, heads, head_size), v.dtype), rows),
       (jax.ShapeDtypeStruct((batch, heads, length), jnp.float32), numbers),
     ],
-    tile=tile,
+    warps=tile.warps,
+    stages=tile.stages,
     interpret=interpret,
     name='flash_forward',
   )

@@ -1,7 +1,7 @@
 """Kernels of a modulated LayerNorm, and of the residual sum before it.
 
 `stream = x + gate * branch`, `LayerNorm(stream) * (1 + scale) + shift` (VAR,
-arXiv 2404.02905, section 3.2; DiT, 2212.09748), and the gradients of all six.
+arXiv 2404.02905, section 3.2; DiT, 2212.09748), and the gradients of all five.
 Numbers are rounded where plain operations store them: the stream, and
 everything that is returned. Without a branch the stream is x.
 
@@ -18,9 +18,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 import jax.numpy as jnp
 
-from varjax.models.flash.launch import launch, like
-from varjax.models.flash.tiles import Tile
 from varjax.models.fused.rows import Rows
+from varjax.models.launch import launch, like
 
 POSITIONS = 64  # Of a tile of the backward kernel, a power of two.
 
@@ -63,7 +62,8 @@ def forward(
       *[(like(x), whole)] * (1 if branch is None else 2),
       *[(number, numbers)] * 2,
     ],
-    tile=_threads(rows),
+    warps=rows.warps,
+    stages=1,
     interpret=interpret,
     name='modulate_forward',
   )
@@ -110,7 +110,8 @@ def backward(
     (tiles, batch),
     inputs,
     [*[(like(stream), whole)] * count, *[(sums, of_tile)] * (count + 1)],
-    tile=_threads(rows),
+    warps=rows.warps,
+    stages=1,
     interpret=interpret,
     name='modulate_backward',
   )
@@ -123,10 +124,6 @@ def _views(length: int, width: int) -> tuple[pl.BlockSpec, ...]:
     pl.BlockSpec((None, width), lambda _, b: (b, 0)),
     pl.BlockSpec((None, length), lambda _, b: (b, 0)),
   )
-
-
-def _threads(rows: Rows) -> Tile:
-  return Tile(rows.count, rows.columns, rows.warps, stages=1)
 
 
 def _forward(x_ref, *refs, summed: bool, rows: Rows, eps: float):
