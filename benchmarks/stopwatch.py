@@ -95,8 +95,7 @@ def moving_ms(moved: int) -> float | None:
   device = devices.find(jax.devices()[0].device_kind)
   if device is None:
     return None
-  bandwidth = device.measured_bandwidth or device.bandwidth
-  return round(1e3 * moved / bandwidth, 4)
+  return round(1e3 * moved / device.reached_bandwidth, 4)
 
 
 def peak_memory() -> int | None:

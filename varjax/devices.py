@@ -23,8 +23,6 @@ class Device:
     name: short name used by plans.
     kinds: beginnings of `jax.Device.device_kind` that mean this device.
     peak_flops: nominal dense bf16 FLOP/s.
-    float8_flops: nominal dense float8 FLOP/s; null if it has no such
-      products, or none that XLA's compiler makes for our devices.
     memory_bytes: nominal HBM.
     bandwidth: nominal HBM bytes/s.
     measured_flops: FLOP/s of an 8192^3 bf16 product; null if not measured.
@@ -34,6 +32,8 @@ class Device:
       of its 2 * torus links, or into the switch.
     link_source: where `link_bandwidth` is from and how certain it is.
     island: devices that the interconnect joins; more are not modelled.
+    float8_flops: nominal dense float8 FLOP/s; null if it has no such
+      products, or none that XLA's compiler makes for our devices.
   """
 
   name: str
@@ -47,13 +47,22 @@ class Device:
   link_bandwidth: float | None = None
   link_source: str = ''
   island: int = 1
+  float8_flops: float | None = None
 
   @property
   def platform(self) -> str:
     """What JAX calls its kind."""
     return 'tpu' if self.torus else 'gpu'
 
-  float8_flops: float | None = None
+  @property
+  def reached_flops(self) -> float:
+    """FLOP/s of a large bf16 product: measured if that is known."""
+    return self.measured_flops or self.peak_flops
+
+  @property
+  def reached_bandwidth(self) -> float:
+    """bytes/s of a copy in its memory: measured if that is known."""
+    return self.measured_bandwidth or self.bandwidth
 
 
 # TPU numbers: Cloud TPU documentation, "System architecture" page of each

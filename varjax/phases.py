@@ -66,13 +66,12 @@ class Phase:
     Raises:
       ConfigError: there are some, and the device has none.
     """
-    speed = device.measured_flops or device.peak_flops
-    bandwidth = device.measured_bandwidth or device.bandwidth
+    speed = device.reached_flops
     computing = (self.flops - self.float8) / speed
     if self.float8:
       peak = float8_flops(device)
       computing += self.float8 * device.peak_flops / speed / peak
-    return max(computing, self.bytes / bandwidth)
+    return max(computing, self.bytes / device.reached_bandwidth)
 
 
 def train_phases(
