@@ -112,7 +112,10 @@ def cases(quick: bool = False) -> list[Case]:
     Case('tokenize_images', ('--batch', '64')),
     *train[2:],
     Case('attention', ('--attention', 'flash', '--tiles', ','.join(tiles))),
-    Case('compile_time', ('--sizes', 'd30', '--batch', '32')),
+    Case(
+      'compile_time',
+      ('--sizes', 'd30', '--batch', '32', '--unroll', '1,all'),
+    ),
     *sample[4:],
     *cheaper,
     Case('filters', ()),

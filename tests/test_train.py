@@ -407,5 +407,5 @@ def test_samples_of_one_shape_are_traced_once(tmp_path):
   with _traced() as found:
     labels = np.asarray([0, 1])
     images = [pipe.sample(labels, jax.random.key(i))[0] for i in (0, 1)]
-  assert found['_draw'] == 1
+  assert found['draw'] == 1
   assert np.any(np.asarray(images[0]) != np.asarray(images[1]))
