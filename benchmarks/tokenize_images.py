@@ -26,7 +26,7 @@ import networks
 import stopwatch
 
 from varjax import devices, flops, tokenizer_costs
-from varjax.tokenizers import convnet, make_tokenizer
+from varjax.tokenizers import enlarge, make_tokenizer
 from varjax.tokenizers.base import encode_bytes
 
 
@@ -108,7 +108,7 @@ def _enlarge(spec, batch: int, given: argparse.Namespace) -> None:
   key = jax.random.key(2)
   x = jax.random.normal(key, (batch, side, side, width), jnp.bfloat16)
   kernel = jax.random.normal(key, (3, 3, width, width)) / (9 * width) ** 0.5
-  for form in (convnet.in_two_steps, convnet.in_one_step):
+  for form in (enlarge.in_two_steps, enlarge.in_one_step):
     call = functools.partial(jax.jit(form), x, kernel, jnp.zeros(width))
     samples = stopwatch.seconds(call, given.rounds, given.calls)
     stopwatch.line(

@@ -124,7 +124,7 @@ def enlarging_flops_saved(spec: TokenizerSpec) -> int:
   """FLOPs of `decode` that an accelerator does not execute, of one image.
 
   Enlarging twice and convolving are one step there: 16 products for 36
-  (`convnet.UpsampleConv`).
+  (`enlarge.UpsampleConv`).
   """
   if spec.kind in tokenizer_rules.PIXELS:
     return 0

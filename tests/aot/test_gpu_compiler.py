@@ -80,7 +80,7 @@ def test_a_tokenizer_is_compiled_for_gpus(tmp_path, program):
   if not target.installed(H100):
     pytest.skip(target.compiler_of(H100).INSTALL)
   done = _aot(tmp_path, '--topology', 'h100:1', '--program', program,
-              '--batch', '8', '--config.tokenizer.compute_dtype=bfloat16',
+              '--batch', '64', '--config.tokenizer.compute_dtype=bfloat16',
               config='experiments/msvq_imagenet.py')  # fmt: skip
   assert done.returncode == 0, done.stderr
   found = json.loads((tmp_path / 'aot.json').read_text())
@@ -91,9 +91,14 @@ def test_a_tokenizer_is_compiled_for_gpus(tmp_path, program):
     if part['kind'] == 'product'
   }
   assert f'{program}r' in roots
-  # Statistics in one pass: two would be 1.7 times the least.
-  moved, least = found['roofline']['hbm_bytes'], found['analytic']['hbm_bytes']
-  assert 1 < moved / least < 1.62
+  assert found['roofline']['hbm_bytes'] > found['analytic']['hbm_bytes']
+  # Statistics of normalisations in one pass; two were a quarter of it all.
+  statistics = sum(
+    part['bytes']
+    for part in found['compiled']['parts']
+    if part['place'].endswith('moments')
+  )
+  assert 0.1 < statistics / found['roofline']['hbm_bytes'] < 0.2
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 
 from varjax import errors
 from varjax.spec import TokenizerSpec
-from varjax.tokenizers import convnet, make_tokenizer, msvq
+from varjax.tokenizers import convnet, enlarge, make_tokenizer, msvq
 from varjax.tokenizers.store import tokenizer_id
 
 TINY = TokenizerSpec(
@@ -203,16 +203,16 @@ def test_enlarging_and_convolving_are_one_step():
         lambda *args, f=f: jnp.sum(f(*args) * weight), (0, 1, 2)
       )
     )(x, kernel, bias)
-    for f in (convnet.in_one_step, convnet.in_two_steps)
+    for f in (enlarge.in_one_step, enlarge.in_two_steps)
   )
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-5),
     found,
     wanted,
   )
-  half = convnet.in_one_step(x.astype(jnp.bfloat16), kernel, bias)
+  half = enlarge.in_one_step(x.astype(jnp.bfloat16), kernel, bias)
   assert half.dtype == jnp.bfloat16
-  exact = convnet.in_two_steps(x, kernel, bias)
+  exact = enlarge.in_two_steps(x, kernel, bias)
   np.testing.assert_allclose(
     half.astype(jnp.float32), exact, atol=0.02 * np.abs(exact).max()
   )

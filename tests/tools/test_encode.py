@@ -12,6 +12,7 @@ import tiny
 
 from varjax import cli, errors
 from varjax.data import codes, encoding
+from varjax.data.speed import Speed
 from varjax.evals.agreement import code_agreement
 from varjax.tokenizers import artifact, make_tokenizer
 from varjax.tools import dry_run, encode
@@ -128,7 +129,7 @@ def test_a_record_that_is_none_is_refused(tmp_path, line):
 def test_the_rate_leaves_out_resumed_images_and_the_first_batch(monkeypatch):
   clock = iter([0.0, 1.0, 5.0, 6.0, 7.0])
   monkeypatch.setattr(time, 'monotonic', lambda: next(clock))
-  speed = encode._Speed()
+  speed = Speed()
   speed.wait(9.0)
   for done in (100, 110):  # 100 were there, 110 compiled
     speed.update(done)
