@@ -7,7 +7,7 @@ import pytest
 import test_codes
 
 from varjax import errors
-from varjax.data.encode import Share
+from varjax.data.unfinished import Share
 
 
 def _encode_together(folder, count, encode_fns=None):

@@ -13,20 +13,18 @@ from collections.abc import Callable, Generator, Iterator
 import concurrent.futures
 import contextlib
 import dataclasses
-import fcntl
 import os
 import pathlib
-import shutil
 from typing import Any
 
 import numpy as np
 
 from varjax import errors
-from varjax.data import codes as code_cache
 from varjax.data import manifest as manifests
-from varjax.data import preprocess, shards, stages
-from varjax.data.manifest import Manifest, Shard
+from varjax.data import preprocess, shards, stages, unfinished
+from varjax.data.manifest import Manifest
 from varjax.data.sources import SPLITS, Source
+from varjax.data.unfinished import Share
 from varjax.spec import DataSpec
 from varjax.types import CodeSpec
 
@@ -35,24 +33,6 @@ _THREADS = 16
 # Batches that wait: for the device, on it, and for the disk. Those are codes,
 # small enough that the device does not wait while a shard is written.
 _LOADED, _QUEUED, _FETCHED = 2, 1, 256
-_NOTES = '.process-'  # and a number: what one of several has finished
-
-
-@dataclasses.dataclass(frozen=True)
-class Share:
-  """Which part of the work is this process's.
-
-  Shards that are missing are dealt out in turn, so that an encode may be
-  finished by another number of processes than began it.
-
-  Attributes:
-    index, count: number of this process, and of all.
-    barrier: returns when all processes have called it with that name.
-  """
-
-  index: int = 0
-  count: int = 1
-  barrier: Callable[[str], None] = lambda _: None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +60,7 @@ def encode_split(
   seed: int = 0,
   progress: Callable[[int, int], None] | None = None,
   waited: Callable[[float], None] | None = None,
-  share: Share = Share(),
+  share: Share = Share(),  # noqa: B008 - frozen
 ) -> Manifest:
   """Encodes a split into `out_dir`/<split>, or finishes doing so.
 
@@ -126,16 +106,17 @@ def encode_split(
     raise errors.DataError(
       f'{folder}: cannot be created ({error.strerror}); choose another folder'
     ) from error
-  with _lock(folder, share):
-    finished = _resume(folder, plan)
-    suffix = shards.suffix_of(folder, _noted(folder))
+  with unfinished.lock(folder, share):
+    finished = unfinished.resume(folder, plan)
+    suffix = shards.suffix_of(folder, unfinished.noted(folder))
     # Nobody may finish a shard before all agree on which are missing.
     share.barrier('encode_resumed')
-    notes = folder / f'{_NOTES}{share.index}' if share.count > 1 else folder
-    notes.mkdir(exist_ok=True)
+    notes = unfinished.notes_of(folder, share)
     manifest = plan.with_shards(tuple(finished))
     manifests.save(manifest, notes)
-    missing = _missing(plan, {shard.file for shard in finished}, suffix)
+    missing = unfinished.missing(
+      plan, {shard.file for shard in finished}, suffix
+    )
     units = _units(plan, batch_size, missing, share)
     done = sum(shard.examples for shard in finished)
     total = done + sum(unit.count for unit in units)
@@ -161,7 +142,7 @@ def encode_split(
         if progress:
           progress(done, total)
     if share.count > 1:
-      manifest = _merge(folder, plan, share)
+      manifest = unfinished.merge(folder, plan, share)
   return manifest
 
 
@@ -218,65 +199,6 @@ def _plan(
     class_names=tuple(source.class_names),
     shard_images=shard_images,
   )
-
-
-def _resume(folder: pathlib.Path, plan: Manifest) -> list[Shard]:
-  """The whole shards of an earlier run of the same plan, in order."""
-  found: dict[str, Shard] = {}
-  for notes in _all_notes(folder):
-    for shard in _whole_shards(folder, notes, plan):
-      found[shard.file] = shard
-  return sorted(found.values(), key=lambda shard: (shard.view, shard.first))
-
-
-def _all_notes(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Folders with a manifest: the split's, and one of each process."""
-  places = [folder, *sorted(folder.glob(f'{_NOTES}*'))]
-  return [notes for notes in places if (notes / manifests.FILE).exists()]
-
-
-def _noted(folder: pathlib.Path) -> list[Shard]:
-  """The shards that were ever finished, also those that are lost."""
-  loaded = [manifests.load(notes) for notes in _all_notes(folder)]
-  return [shard for manifest in loaded for shard in manifest.shards]
-
-
-def _whole_shards(
-  folder: pathlib.Path, notes: pathlib.Path, plan: Manifest
-) -> list[Shard]:
-  stored = manifests.load(notes)
-  for field in dataclasses.fields(Manifest):
-    old, new = getattr(stored, field.name), getattr(plan, field.name)
-    if field.name not in ('shards', 'codes_id') and old != new:
-      raise errors.DataError(
-        f'{notes / manifests.FILE}: {field.name} is {old!r}, but these codes '
-        f'would have {new!r}; encode into another folder or delete this one'
-      )
-  broken = code_cache.verify(folder, stored).broken
-  return [shard for shard in stored.shards if shard.file not in broken]
-
-
-def _merge(folder: pathlib.Path, plan: Manifest, share: Share) -> Manifest:
-  """One manifest of what all processes have noted."""
-  share.barrier('encode_done')
-  if share.index == 0:
-    manifests.save(plan.with_shards(tuple(_resume(folder, plan))), folder)
-    for notes in folder.glob(f'{_NOTES}*'):
-      shutil.rmtree(notes)
-  share.barrier('encode_merged')
-  return manifests.load(folder)
-
-
-def _missing(
-  plan: Manifest, finished: set[str], suffix: str
-) -> list[tuple[int, int]]:
-  """(view, first example) of the shards that are to be written."""
-  return [
-    (view, start)
-    for view in range(plan.views)
-    for start in range(0, plan.examples, plan.shard_images)
-    if shards.file_name(plan, view, start, suffix) not in finished
-  ]
 
 
 def _units(
@@ -379,17 +301,3 @@ def _checked_codes(output: Any, plan: Manifest, unit: _Unit) -> np.ndarray:
       f'allowed: 0 to {plan.vocab - 1}'
     )
   return codes
-
-
-@contextlib.contextmanager
-def _lock(folder: pathlib.Path, share: Share) -> Iterator[None]:
-  name = f'.lock{share.index or ""}'
-  with (folder / name).open('w') as stream:
-    try:
-      fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-      raise errors.DataError(
-        f'{folder}: another process is encoding into this folder; wait for it '
-        'or choose another'
-      ) from error
-    yield
