@@ -81,6 +81,16 @@ def test_a_kernel_that_normalises_reads_lengths_alone():
   assert 'unit, backward' in turned
 
 
+def test_a_fused_sum_hands_the_stream_on():
+  found, apart = _by_name(_with(D16, fused='on')), _by_name(D16)
+  stream = 64 * 680 * 1024 * 2
+  for name in ('norm', 'norm, backward'):
+    assert apart[name].bytes - found[name].bytes == 16 * stream
+  for name in ('residual', 'residual, backward'):
+    assert apart[name].launches - found[name].launches == 16
+    assert apart[name].bytes == found[name].bytes
+
+
 def test_a_phase_takes_the_longer_of_computing_and_moving():
   h100 = get('h100')
   found = _by_name(D16)

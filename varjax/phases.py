@@ -194,6 +194,7 @@ def _forward(run: RunSpec, sequence: Sequence, images: int) -> list[Phase]:
   work = flops.forward_flops_per_image(model, sequence)
   d, m, n = model.width, hidden_width(model), model.depth
   c, rows = _BYTES[model.compute_dtype], images * sequence.positions
+  fused = _fused(model)
   values = head_outputs(model, sequence)
   counts = parameter_counts(model, sequence)
   products = {
@@ -225,13 +226,13 @@ def _forward(run: RunSpec, sequence: Sequence, images: int) -> list[Phase]:
       3,
     ),
     Phase('adaln', images * work.adaln, c * counts.adaln, int(work.adaln > 0)),
-    Phase('norm', 0, n * 2 * rows * 2 * d * c, 2 * n),
+    Phase('norm', 0, n * (4 - fused) * rows * d * c, 2 * n),
     products['qkv'],
     _unit(model, 2 * n * rows * d * c),
     Phase('attention', images * work.attention, n * rows * 4 * d * c, n),
     products['projection'],
     # Branch and stream in, stream out.
-    Phase('residual', 0, n * 2 * rows * 3 * d * c, 2 * n),
+    Phase('residual', 0, n * 2 * rows * 3 * d * c, (2 - fused) * n),
     products['fc1'],
     Phase('activation', 0, n * rows * (up + m) * c, n),
     products['fc2'],
@@ -254,6 +255,14 @@ def _in_attention(model: ModelSpec) -> bool:
   By request, that is: what `auto` takes depends on the device.
   """
   return model.attention == 'flash' and not model.position.startswith('rotary')
+
+
+def _fused(model: ModelSpec) -> int:
+  """Norms of a block that find the stream in the registers of its sum.
+
+  By request, as above.
+  """
+  return int(model.fused == 'on' and model.norm == 'adaln')
 
 
 def _unit(model: ModelSpec, both: int) -> Phase:
@@ -322,6 +331,7 @@ def _backward(run: RunSpec, sequence: Sequence, images: int) -> list[Phase]:
   work = flops.forward_flops_per_image(model, sequence)
   d, m, n = model.width, hidden_width(model), model.depth
   c, rows = _BYTES[model.compute_dtype], images * sequence.positions
+  fused = _fused(model)
   values = head_outputs(model, sequence)
   counts = parameter_counts(model, sequence)
   products = {
@@ -362,7 +372,7 @@ def _backward(run: RunSpec, sequence: Sequence, images: int) -> list[Phase]:
     products['fc2'],
     Phase('activation', 0, n * rows * (2 * up + m) * c, n),
     products['fc1'],
-    Phase('residual', 0, n * 2 * rows * 3 * d * c, 2 * n),
+    Phase('residual', 0, n * 2 * rows * 3 * d * c, (2 - fused) * n),
     products['projection'],
     # q, k, v, output and its gradient in, three gradients out.
     Phase('attention', 2 * images * work.attention, n * rows * 8 * d * c, n),
@@ -373,7 +383,7 @@ def _backward(run: RunSpec, sequence: Sequence, images: int) -> list[Phase]:
     ),
     products['qkv'],
     # The stream, two gradients in, one out.
-    Phase('norm', 0, n * 2 * rows * 4 * d * c, 2 * n),
+    Phase('norm', 0, n * (8 - fused) * rows * d * c, 2 * n),
     Phase(
       'adaln',
       2 * images * work.adaln,
