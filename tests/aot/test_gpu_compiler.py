@@ -60,18 +60,32 @@ def test_element_wise_kernels_read_and_write_once(tmp_path):
               '--config.model.attention=flash')  # fmt: skip
   assert done.returncode == 0, done.stderr
   found = json.loads((tmp_path / 'aot.json').read_text())
-  moved = {
-    (part['step'], part['place']): part['bytes']
-    for part in found['compiled']['parts']
-    if part['kind'] == 'element-wise'
-  }
   stream = images * 680 * width * 2  # bfloat16
+  moved, by_library = (
+    {
+      (part['step'], part['place']): part['bytes']
+      for part in found['compiled']['parts']
+      if part['kind'] == kind
+    }
+    for kind in ('element-wise', 'product')
+  )
   # GELU: one array of four times the width in, one out.
   assert moved['forward', 'blocks/mlp'] == layers * 8 * stream
   # Its derivative and the gradient of the bias in front of it are one
   # kernel: two arrays in, one out.
   backward = moved['backward', 'blocks/mlp/fc1'] / (layers * 12 * stream)
   assert 1 <= backward < 1.01
+  # Our kernels: streams in and out, and little else. A norm alone, and after
+  # a residual sum; attention to one array of queries, keys and values.
+  for step, kernel, streams in (
+    ('forward', 'modulate_forward', 2 + 4),
+    ('backward', 'modulate_backward', 4 + 6),
+    ('forward', 'attention/flash_forward', 4),
+    ('backward', 'attention/flash_dq', 5),
+    ('backward', 'attention/flash_dkv', 4 + 3),
+  ):
+    found = by_library[step, f'blocks/{kernel}'] / (layers * streams * stream)
+    assert 1 <= found < 1.05, kernel
 
 
 @pytest.mark.slow
