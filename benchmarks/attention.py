@@ -2,7 +2,7 @@
 
   python benchmarks/attention.py --attention flash,cudnn,blockwise
   python benchmarks/attention.py --cosine --attention flash,cudnn
-  python benchmarks/attention.py --attention flash --tiles \
+  python benchmarks/attention.py --attention flash --tiles \\
     128x64x4x3/128x32x4x3/64x64x4x3,64x64x4x3/64x64x4x3/64x128x8x2
   python benchmarks/attention.py --quick        tiny, in seconds on a CPU
 

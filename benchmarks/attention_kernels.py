@@ -1,7 +1,7 @@
 """What the CUDA compiler makes of the attention kernels, without a GPU.
 
   python benchmarks/attention_kernels.py
-  python benchmarks/attention_kernels.py --kernels dkv --tiles \
+  python benchmarks/attention_kernels.py --kernels dkv --tiles \\
     64x64x4x3,64x128x8x2,32x128x4x3
 
 Compiles each kernel for an H100 that is not there, at the shape of one layer

@@ -1,6 +1,6 @@
 """Attention patterns of a trained next-scale run, with a random control.
 
-  python benchmarks/attention_patterns.py runs/paradigms/sweep/NAME \
+  python benchmarks/attention_patterns.py runs/paradigms/sweep/NAME \\
     --plot docs/images/attention_patterns.png
 
 Per head and layer: mean distance of what is looked at, share of the weights

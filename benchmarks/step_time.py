@@ -1,7 +1,7 @@
 """Time of one training update on cached codes, with the optimiser.
 
   python benchmarks/step_time.py --sizes d16,d20,d24,d30 --batch 64
-  python benchmarks/step_time.py --sizes d16 --remat none,light,dots,slim \
+  python benchmarks/step_time.py --sizes d16 --remat none,light,dots,slim \\
     --attention auto,xla,blockwise --loss_chunks 0,8
   python benchmarks/step_time.py --sizes d16 --remat none,light --unroll 1,all
   python benchmarks/step_time.py --sizes d16 --phases h100     nothing is timed

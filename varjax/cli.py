@@ -28,7 +28,7 @@ COMMANDS = {
   'fit': 'fit scaling laws to records or to any table',
   'plan': 'turn a compute budget into a training plan',
   'design': 'propose a sweep that can be fitted, before spending',
-  'aot': 'ask the TPU compiler whether a run fits a slice, without a TPU',
+  'aot': 'ask the compiler of a TPU or GPU what a program needs',
   'report': 'write report.html and report.md of a sweep',
   'import-official': 'official VAR checkpoints to a tokenizer and a workdir',
   'export-official': 'a trained run to official VAR checkpoints',

@@ -1,16 +1,16 @@
 """`varjax aot`: does a program fit these devices? Asks their real compiler.
 
-  varjax aot --config experiments/var_imagenet256.py:size=d16 \
+  varjax aot --config experiments/var_imagenet256.py:size=d16 \\
     --topology v5e:4x4
-  varjax aot --config experiments/var_imagenet256.py:size=d30 \
+  varjax aot --config experiments/var_imagenet256.py:size=d30 \\
     --topology v5e:16x16 --mesh 4,64,1 --json d30.json
-  varjax aot --config experiments/var_imagenet256.py:size=d30 \
+  varjax aot --config experiments/var_imagenet256.py:size=d30 \\
     --topology v5e:4x4 --search
-  varjax aot --config experiments/var_imagenet256.py:size=d30 \
+  varjax aot --config experiments/var_imagenet256.py:size=d30 \\
     --topology h100:1 --config.batch_size=32 --parts
-  varjax aot --config experiments/var_imagenet256.py:size=d16 \
+  varjax aot --config experiments/var_imagenet256.py:size=d16 \\
     --topology h100:1 --program sample --batch 64 --compute bfloat16
-  varjax aot --config experiments/msvq_imagenet.py --topology h100:1 \
+  varjax aot --config experiments/msvq_imagenet.py --topology h100:1 \\
     --program encode --batch 64 --config.tokenizer.compute_dtype=bfloat16
 
 The program is an update of either stage (train), or what one device runs of
@@ -205,13 +205,7 @@ def _write(path: str, values: object) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog='varjax aot',
-    description=__doc__,
-    epilog=arguments.OVERRIDE_HELP,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  parser = arguments.parser('aot', __doc__ or '', arguments.OVERRIDE_HELP)
   add = parser.add_argument
   add('--config', required=True, help=arguments.CONFIG_HELP)
   add(
@@ -226,13 +220,13 @@ def _parser() -> argparse.ArgumentParser:
     choices=PROGRAMS,
     default='train',
     help='what to compile: train (the update of either stage), sample (labels '
-    'to images, decoder included), encode or decode (train)',
+    'to images, decoder included), encode or decode',
   )
   add(
     '--batch',
     type=int,
-    help='images of a call of sample, encode or decode '
-    f'({", ".join(map(str, DEFAULT_IMAGES.values()))})',
+    help='images of a call of sample, encode or decode; if unset, '
+    f'{", ".join(map(str, DEFAULT_IMAGES.values()))}',
   )
   add(
     '--search',
@@ -240,9 +234,7 @@ def _parser() -> argparse.ArgumentParser:
     help='try meshes, remat policies and parts of the batch, the most '
     'promising first, and rank those that fit',
   )
-  add(
-    '--tries', type=int, default=4, help='programs that --search compiles (4)'
-  )
+  add('--tries', type=int, default=4, help='programs that --search compiles')
   add(
     '--parts',
     action='store_true',
