@@ -91,9 +91,8 @@ def _floor(spec, name: str, batch: int, seconds: float) -> dict[str, Any]:
     work = flops.tokenizer_flops_per_image(spec, name)
     if name == 'decode':
       work -= tokenizer_costs.enlarging_flops_saved(spec)
-    speed = device.measured_flops or device.peak_flops
-    bandwidth = device.measured_bandwidth or device.bandwidth
-    least = max(batch * work / speed, moved / bandwidth)
+    computing = batch * work / device.reached_flops
+    least = max(computing, moved / device.reached_bandwidth)
     facts |= {
       'roofline_ms': round(1e3 * least, 3),
       'roofline_share': round(least / seconds, 4),

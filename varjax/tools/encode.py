@@ -63,7 +63,9 @@ def main(argv: list[str]) -> int:
     help='random crops of each training image; epoch e trains on view '
     'e modulo VIEWS',
   )
-  parser.add_argument('--batch_size', type=int, default=64)
+  parser.add_argument(
+    '--batch_size', type=int, default=64, help='images encoded at once'
+  )
   parser.add_argument(
     '--shard_images', type=int, default=8192, help='images per shard file'
   )
@@ -97,7 +99,8 @@ def main(argv: list[str]) -> int:
 
   from varjax import compilation
   from varjax.data import sources
-  from varjax.data.encode import Share, encode_split
+  from varjax.data.encode import encode_split
+  from varjax.data.unfinished import Share
   from varjax.tokenizers import artifact
 
   compilation.enable_cache()
