@@ -12,7 +12,8 @@ out, cfg 1.5, top-k 900, top-p .96), which is one program for all scales.
 below, from products and from bytes of weights, cache and logits;
 `roofline_share` is how near the measured time comes to it. Both are null
 where the device's speed is not known. `weights_read_ms` is the part of it
-that a batch of one waits for.
+that a batch of one waits for; so it does for `launches`, kernels one after
+the other, whose time nobody has measured.
 """
 
 from __future__ import annotations
@@ -119,6 +120,8 @@ def _roofline(passes, device: devices.Device | None) -> dict[str, Any]:
     'weight_bytes': weights,
     'cache_bytes': sum(one.cache_bytes for one in passes),
     'logit_bytes': sum(one.logit_bytes for one in passes),
+    'filter_bytes': sum(one.filter_bytes for one in passes),
+    'launches': sum(one.launches for one in passes),
     'sequential_blocks': sum(one.layers for one in passes),
     'roofline_ms': None,
     'weights_read_ms': None,

@@ -1,6 +1,7 @@
 """Passes of a sampler against the forward pass they add up to."""
 
 import dataclasses
+import functools
 
 import pytest
 
@@ -84,6 +85,29 @@ def test_one_image_waits_for_the_weights_and_many_for_products():
   many = _passes(GUIDED, batch=256)[:-1]
   products = _total('flops', many) / h100.measured_flops
   assert products <= sampling_costs.roofline_s(many, h100) < 1.2 * products
+
+
+def test_the_kernel_of_the_filters_moves_a_row_twice_and_is_one_launch():
+  ours = _passes(GUIDED, batch=4)
+  rows = 4 * 680 * 4096 * 4
+  assert _total('filter_bytes', ours) == 2 * rows
+  passes = functools.partial(
+    sampling_costs.sampling_passes, MODEL, TOKENIZER, 4, kernels=False
+  )
+  assert _total('filter_bytes', passes(GUIDED)) == 42 * rows
+  top_k = dataclasses.replace(GUIDED, top_p=0.0)
+  assert _total('filter_bytes', passes(top_k)) == 17 * rows
+  launches = _total('launches', ours)
+  unfiltered = dataclasses.replace(GUIDED, top_k=0, top_p=0.0)
+  assert launches == _total('launches', _passes(unfiltered, batch=4)) + 10
+  assert launches < 0.7 * _total('launches', passes(GUIDED))
+
+
+def test_launches_are_those_of_the_compiled_program():
+  # 3856 in XLA's program of one image, 4673 in that of 64 for an H100.
+  assert _total('launches', _passes(GUIDED)) == pytest.approx(3856, rel=0.02)
+  many = _total('launches', _passes(GUIDED, batch=64))
+  assert many == pytest.approx(4673, rel=0.02)
 
 
 def test_codes_of_a_position_are_passes_of_the_depth_transformer():

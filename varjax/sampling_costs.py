@@ -4,9 +4,10 @@ A generation is a chain of passes over the transformer: one for each step, one
 more where guidance begins late, one over the depth transformer for each code
 where there is one, and the decoder. Small ones wait for memory:
 each reads all weights, so that a batch of one image is bound by the number
-of steps times the bytes of the weights. Counted are products, weights, the
-cache, and logits written and read once; activations inside a block are not.
-Guidance doubles the rows of a step and not its weights. No JAX in here.
+of steps times the bytes of the weights, and by the kernels that are launched
+one after the other. Counted are products, weights, the cache, and logits
+written and read once; activations inside a block are not. Guidance doubles
+the rows of a step and not its weights. No JAX in here.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 import dataclasses
 import itertools
+from typing import NamedTuple
 
 from varjax import flops
 from varjax.devices import Device
@@ -23,9 +25,34 @@ from varjax.tokenizer_costs import tokenizer_parameter_counts
 
 _BYTES = {'float32': 4, 'bfloat16': 2, 'int8': 1}
 _FLOAT32 = 4
-# Passes over the logits of a step: 16 digits of the threshold, the 6 or so of
-# the index of equals, and the probabilities.
+# Without the kernel of the filters, passes over the logits of a step: 16 digits
+# of the threshold, the 6 or so of the index of equals, and the probabilities.
 _TOP_K_PASSES, _TOP_P_PASSES = 17, 25
+# With it the filtered row is written, and read by the draw.
+_FILTERED_PASSES = 2
+
+
+class _Launches(NamedTuple):
+  """Kernels of a program for an H100, as XLA's CUDA compiler made them.
+
+  Of VAR-d16 with guidance, both filters and the official decoder: by
+  `varjax.aot.traffic.moves` of the sampling program, trips of loops counted
+  (jax 0.10.2, 2026-11-24).
+  """
+
+  block: int  # Of at most `_FEW_ROWS` rows.
+  large_block: int
+  step: int  # Around the blocks: embedding, classifier, draw, features.
+  filters: int  # Of top-k and of top-p, of a step.
+  decoder: int
+  labels: int = 3
+
+
+# Other orders and tokenizers differ by a few kernels of a step, and by the
+# decoder's layers.
+_WITH_KERNELS = _Launches(20, 26, step=26, filters=1, decoder=431)
+_WITHOUT = _Launches(27, 26, step=35, filters=196, decoder=379)
+_FEW_ROWS = 512  # `models.product.MOST_ROWS`, which this may not import.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +68,10 @@ class Pass:
     weight_bytes: weights, each read once.
     cache_bytes: keys and values read and written.
     logit_bytes: logits, written and read once.
-    filter_bytes: what the filters read of the logits. Not part of `bytes`:
-      a row of logits stays in a cache on the chip.
+    filter_bytes: what the filters move beside that. Not part of `bytes`: few
+      rows of logits stay in a cache on the chip.
+    launches: kernels that follow each other, about; 0 where nobody counted
+      them (a depth transformer's).
   """
 
   name: str
@@ -54,6 +83,7 @@ class Pass:
   cache_bytes: int = 0
   logit_bytes: int = 0
   filter_bytes: int = 0
+  launches: int = 0
 
   @property
   def bytes(self) -> int:
@@ -78,6 +108,8 @@ def sampling_passes(
   batch: int = 1,
   sample: SampleSpec = SampleSpec(),  # noqa: B008 - frozen
   precision: PrecisionSpec = PrecisionSpec(),  # noqa: B008 - frozen
+  *,
+  kernels: bool = True,
 ) -> tuple[Pass, ...]:
   """The passes of a cached generation, in their order.
 
@@ -88,13 +120,14 @@ def sampling_passes(
     batch: images.
     sample: guidance and truncation.
     precision: types of arithmetic, weights and cache.
+    kernels: whether ours for NVIDIA GPUs run; only XLA's otherwise.
   """
   sequence = flops.sequence_of(codes)
   sizes = sequence.block_sizes
   guided = (
     range(*(sample.guided or (0, len(sizes)))) if sample.cfg else range(0)
   )
-  count = _Counter(model, sequence, batch, sample, precision)
+  count = _Counter(model, sequence, batch, sample, precision, kernels)
   passes = [count.labels(2 if guided else 1)]
   for step in range(len(sizes)):
     if step == guided.start and step:
@@ -109,7 +142,12 @@ def sampling_passes(
     params = tokenizer_parameter_counts(codes)
     read = params.decoder + params.post_quant_conv + params.quantizer
     passes.append(
-      Pass('decoder', flops=batch * work, weight_bytes=read * _FLOAT32)
+      Pass(
+        'decoder',
+        flops=batch * work,
+        weight_bytes=read * _FLOAT32,
+        launches=(_WITH_KERNELS if kernels else _WITHOUT).decoder,
+      )
     )
   return tuple(passes)
 
@@ -124,10 +162,15 @@ class _Counter:
     batch: int,
     sample: SampleSpec,
     precision: PrecisionSpec,
+    kernels: bool,
   ):
     self._model, self._sequence, self._batch = model, sequence, batch
-    self._filters = _TOP_K_PASSES * bool(sample.top_k)
-    self._filters += _TOP_P_PASSES * bool(sample.top_p)
+    self._launches = _WITH_KERNELS if kernels else _WITHOUT
+    filters = bool(sample.top_k), bool(sample.top_p)
+    self._filter_launches = self._launches.filters * any(filters)
+    self._filters = _FILTERED_PASSES * any(filters)
+    if not kernels:
+      self._filters = _TOP_K_PASSES * filters[0] + _TOP_P_PASSES * filters[1]
     compute = precision.compute or model.compute_dtype
     self._compute_size = _BYTES[compute]
     self._weight_size = _BYTES[precision.weights or compute]
@@ -153,6 +196,7 @@ class _Counter:
       flops=self._batch * halves * work,
       weight_bytes=params.adaln * self._weight_size
       + params.head_adaln * _FLOAT32,
+      launches=self._launches.labels,
     )
 
   def step(self, steps: range, halves: int, name: str) -> Pass:
@@ -173,6 +217,9 @@ class _Counter:
       work += 2 * logits * model.width
       weights += self._params.head
     images = self._batch * halves
+    launches = self._launches.large_block
+    if images * rows <= _FEW_ROWS:
+      launches = self._launches.block
     seen = ends[steps.start] - sizes[steps.start]
     return Pass(
       name,
@@ -184,6 +231,9 @@ class _Counter:
       cache_bytes=2 * model.depth * images * (seen + rows) * self._cache_row,
       logit_bytes=2 * images * logits * _FLOAT32,
       filter_bytes=self._batch * logits * _FLOAT32 * self._filters,
+      launches=model.depth * launches
+      + self._launches.step
+      + self._filter_launches * bool(logits),
     )
 
   def codes(self, step: int, halves: int) -> list[Pass]:
