@@ -16,6 +16,7 @@ import math
 
 from varjax import backends, errors, reconstruct_costs
 from varjax.params import (
+  ITEM_BYTES,
   Sequence,
   depth_spec,
   head_outputs,
@@ -32,7 +33,6 @@ from varjax.tokenizer_costs import (
 )
 
 _FLOAT32 = 4
-_BYTES = {'float32': 4, 'bfloat16': 2}
 _FLOAT8 = 1
 # Policies of `model.remat`, from those that keep most to those that repeat
 # most.
@@ -133,7 +133,7 @@ def memory_estimate(
   else:
     sequence = sequence or scale_sequence(run)
     weights = _weights(run, sequence, fsdp, tensor)
-    compute = _BYTES[run.model.compute_dtype]
+    compute = ITEM_BYTES[run.model.compute_dtype]
     copy, fewer = _rounded(run, sequence, weights, fsdp * tensor)
     rows = images * sequence.positions
     whole = not (micro_batch % (data * fsdp) or run.model.heads % tensor)
@@ -157,7 +157,7 @@ def memory_estimate(
       # Replicated; encoding happens before the step, in float32.
       frozen = _FLOAT32 * tokenizer_parameter_counts(run.tokenizer).total
   accumulators = 2 if run.optim.accumulate > 1 else 1
-  first_moment = _BYTES[run.optim.moments_dtype]
+  first_moment = ITEM_BYTES[run.optim.moments_dtype]
   return MemoryEstimate(
     params=_FLOAT32 * weights,
     average=_FLOAT32 * weights * (run.ema > 0),
@@ -197,7 +197,7 @@ def kept_bytes(
     raise errors.ConfigError(
       f'model.remat={model.remat!r}: must be one of {", ".join(REMAT)}'
     )
-  d, m, c = model.width, hidden_width(model), _BYTES[model.compute_dtype]
+  d, m, c = model.width, hidden_width(model), ITEM_BYTES[model.compute_dtype]
   hidden = (2 if model.mlp == 'swiglu' else 1) * m * c
   eight = model.products == 'fp8'
   rounded = _FLOAT8 if eight else c  # What a product keeps of its input.
@@ -294,7 +294,7 @@ def _rounded(
     weights: on one device.
     parts: into which the blocks are cut.
   """
-  model, compute = run.model, _BYTES[run.model.compute_dtype]
+  model, compute = run.model, ITEM_BYTES[run.model.compute_dtype]
   if compute == _FLOAT32:
     return 0, 0
   if model.products == 'compute':
@@ -318,7 +318,7 @@ def _again(model: ModelSpec, tensor: int) -> float:
   if model.remat == 'none':
     return 0
   d, m = model.width, hidden_width(model)
-  c = _BYTES[model.compute_dtype]
+  c = ITEM_BYTES[model.compute_dtype]
   norms = 2 * d * (_FLOAT32 + c)
   qkv = 3 * d * c + 2 * d * (_FLOAT32 + c) * model.l2_norm
   mlp = m * (2 * c + 2 * _FLOAT32)
@@ -328,5 +328,5 @@ def _again(model: ModelSpec, tensor: int) -> float:
 def _tokenizer_activations(run: RunSpec, images: int) -> int:
   """Every layer's output once, for both halves of the network."""
   layers = encoder_layers(run.tokenizer) + decoder_layers(run.tokenizer)
-  size = _BYTES[run.tokenizer.compute_dtype]
+  size = ITEM_BYTES[run.tokenizer.compute_dtype]
   return images * size * sum(layer.outputs for layer in layers)

@@ -14,6 +14,9 @@ import itertools
 from varjax import errors
 from varjax.spec import ModelSpec, RunSpec, TokenizerSpec
 
+# Of one number, by the names that specs give to types.
+ITEM_BYTES = {'float32': 4, 'bfloat16': 2, 'int8': 1}
+
 
 @dataclasses.dataclass(frozen=True)
 class Sequence:

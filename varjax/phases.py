@@ -17,6 +17,7 @@ import dataclasses
 from varjax import errors, flops
 from varjax.devices import Device, float8_flops
 from varjax.params import (
+  ITEM_BYTES,
   Sequence,
   head_outputs,
   hidden_width,
@@ -26,7 +27,6 @@ from varjax.params import (
 from varjax.spec import ModelSpec, RunSpec
 
 _FLOAT32 = 4
-_BYTES = {'float32': 4, 'bfloat16': 2}
 _FLOAT8 = 1
 _ELEMENTWISE = ('norm', 'unit', 'activation', 'residual', 'rounding')
 # Phases of a block that each policy of `model.remat` repeats.
@@ -112,7 +112,7 @@ def train_phases(
     blocks = _rounding_again(run, blocks, images * sequence.positions)
   if model.loss_chunks > 1:
     blocks += [p for p in forward if p.name == 'head']
-  cast = _BYTES[model.compute_dtype]
+  cast = ITEM_BYTES[model.compute_dtype]
   counts = parameter_counts(model, sequence)
   weights = cast_weights = counts.total
   if model.products == 'fp8':
@@ -144,7 +144,7 @@ def optimiser_bytes(run: RunSpec, weights: int) -> int:
   moments are read, and weights and moments written; an average of the
   weights is read and written.
   """
-  moments = _FLOAT32 + _BYTES[run.optim.moments_dtype]
+  moments = _FLOAT32 + ITEM_BYTES[run.optim.moments_dtype]
   read_twice = 2 if run.optim.clip_norm > 0 else 1
   state = _FLOAT32 + moments + _FLOAT32 * (run.ema > 0)
   return weights * (read_twice * _FLOAT32 + 2 * state)
@@ -193,7 +193,7 @@ def _forward(run: RunSpec, sequence: Sequence, images: int) -> list[Phase]:
   model = run.model
   work = flops.forward_flops_per_image(model, sequence)
   d, m, n = model.width, hidden_width(model), model.depth
-  c, rows = _BYTES[model.compute_dtype], images * sequence.positions
+  c, rows = ITEM_BYTES[model.compute_dtype], images * sequence.positions
   fused = _fused(model)
   values = head_outputs(model, sequence)
   counts = parameter_counts(model, sequence)
@@ -274,7 +274,7 @@ def _unit(model: ModelSpec, both: int) -> Phase:
 
 def _rounding(run: RunSpec, rows: int) -> list[Phase]:
   """Inputs and weights to float8; what makes an input finds its largest."""
-  n, c = run.model.depth, _BYTES[run.model.compute_dtype]
+  n, c = run.model.depth, ITEM_BYTES[run.model.compute_dtype]
   inputs = sum(a for a, _ in _products(run).values())
   weights = sum(a * b for a, b in _products(run).values())
   count = n * len(_products(run))
@@ -293,7 +293,7 @@ def _rounding_again(
   No wider copy of an input is written and read; of the four, only what
   attention left was kept and is read.
   """
-  n, c = run.model.depth, _BYTES[run.model.compute_dtype]
+  n, c = run.model.depth, ITEM_BYTES[run.model.compute_dtype]
   inputs = {name: a for name, (a, _) in _products(run).items()}
   spared = {
     'norm': inputs['qkv'] + inputs['fc1'],
@@ -315,7 +315,7 @@ def _turning(run: RunSpec, rows: int) -> Phase:
   written in both orders, and an input and weights that were kept are turned;
   those that are found again are written as they are needed.
   """
-  n, c = run.model.depth, _BYTES[run.model.compute_dtype]
+  n, c = run.model.depth, ITEM_BYTES[run.model.compute_dtype]
   kept = run.model.remat == 'none'
   moved = sum(
     rows * b * (c + 2 * _FLOAT8) + kept * 2 * _FLOAT8 * a * (rows + b)
@@ -330,7 +330,7 @@ def _backward(run: RunSpec, sequence: Sequence, images: int) -> list[Phase]:
   model = run.model
   work = flops.forward_flops_per_image(model, sequence)
   d, m, n = model.width, hidden_width(model), model.depth
-  c, rows = _BYTES[model.compute_dtype], images * sequence.positions
+  c, rows = ITEM_BYTES[model.compute_dtype], images * sequence.positions
   fused = _fused(model)
   values = head_outputs(model, sequence)
   counts = parameter_counts(model, sequence)

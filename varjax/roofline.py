@@ -20,7 +20,7 @@ from varjax import (
   memory,
   reconstruct_costs,
 )
-from varjax.params import parameter_counts, sequence_of
+from varjax.params import ITEM_BYTES, parameter_counts, sequence_of
 from varjax.spec import RunSpec
 from varjax.tokenizer_costs import (
   decoder_layers,
@@ -36,7 +36,6 @@ HBM_EFFICIENCY = 0.8
 LINK_EFFICIENCY = 0.7
 
 _FLOAT32 = 4
-_BYTES = {'float32': 4, 'bfloat16': 2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +188,7 @@ def hbm_bytes(run: RunSpec, devices: int, platform: str | None = None) -> float:
   optimiser = 2 * (found.params + found.moments) + found.gradients
   weights = parameter_counts(run.model, run.tokenizer).total / tensor
   parts = run.optim.accumulate
-  passes = 2 * weights * _BYTES[run.model.compute_dtype]
+  passes = 2 * weights * ITEM_BYTES[run.model.compute_dtype]
   moved = 2 * (found.activations + found.logits)
   return optimiser + parts * (2 * found.gradients + passes + moved)
 
@@ -207,12 +206,12 @@ def link_bytes(run: RunSpec, devices: int) -> float:
   parts = run.optim.accumulate
   images = run.batch_size / (data * fsdp)
   if run.task == 'reconstruct':
-    compute = _BYTES[run.tokenizer.compute_dtype]
+    compute = ITEM_BYTES[run.tokenizer.compute_dtype]
     weights = reconstruct_costs.trained_parameters(run)
     layers = encoder_layers(run.tokenizer) + decoder_layers(run.tokenizer)
     joined = images * sum(layer.joined for layer in layers)
   else:
-    compute = _BYTES[run.model.compute_dtype]
+    compute = ITEM_BYTES[run.model.compute_dtype]
     weights = parameter_counts(run.model, run.tokenizer).total / tensor
     rows = images * sequence_of(run.tokenizer).positions
     joined = 4 * run.model.depth * rows * run.model.width
@@ -233,7 +232,7 @@ def _stage_1_bytes(run: RunSpec, devices: int) -> float:
   found = memory.memory_estimate(run, devices)
   layers = encoder_layers(run.tokenizer) + decoder_layers(run.tokenizer)
   outputs = sum(layer.outputs for layer in layers)
-  size = _BYTES[run.tokenizer.compute_dtype]
+  size = ITEM_BYTES[run.tokenizer.compute_dtype]
   values = reconstruct_costs.TRAINING_MOVES * outputs * size
   perceptual, discriminator = reconstruct_costs.loss_values_moved(run)
   values += perceptual * _FLOAT32 + discriminator * size

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 import dataclasses
 
 from varjax import errors, tokenizer_rules
+from varjax.params import ITEM_BYTES
 from varjax.spec import TokenizerSpec
 
 _FLOPS = 2  # a multiply and an add
 _KINDS = ('encode', 'decode', 'train', 'features')
 _FLOAT32 = 4
-_BYTES = {'float32': _FLOAT32, 'bfloat16': 2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +165,7 @@ def tokenizer_bytes(spec: TokenizerSpec, kind: str, images: int) -> int:
     layers = decoder_layers(spec)
     weights = counts.decoder + counts.post_quant_conv
     ends = _FLOAT32 * pixels  # Written.
-  inner = 2 * _BYTES[spec.compute_dtype] * sum(x.outputs for x in layers)
+  inner = 2 * ITEM_BYTES[spec.compute_dtype] * sum(x.outputs for x in layers)
   return images * (inner + ends) + _FLOAT32 * (weights + counts.quantizer)
 
 
