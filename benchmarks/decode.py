@@ -129,7 +129,7 @@ def _roofline(passes, device: devices.Device | None) -> dict[str, Any]:
   }
   if device is not None:
     facts['roofline_ms'] = round(1e3 * roofline_s(passes, device), 3)
-    bandwidth = device.measured_bandwidth or device.bandwidth
+    bandwidth = device.reached_bandwidth
     facts['weights_read_ms'] = round(1e3 * weights / bandwidth, 3)
   return facts
 

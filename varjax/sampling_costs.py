@@ -19,11 +19,15 @@ from typing import NamedTuple
 
 from varjax import flops
 from varjax.devices import Device
-from varjax.params import Sequence, head_outputs, parameter_counts
+from varjax.params import (
+  ITEM_BYTES,
+  Sequence,
+  head_outputs,
+  parameter_counts,
+)
 from varjax.spec import ModelSpec, PrecisionSpec, SampleSpec, TokenizerSpec
 from varjax.tokenizer_costs import tokenizer_parameter_counts
 
-_BYTES = {'float32': 4, 'bfloat16': 2, 'int8': 1}
 _FLOAT32 = 4
 # Without the kernel of the filters, passes over the logits of a step: 16 digits
 # of the threshold, the 6 or so of the index of equals, and the probabilities.
@@ -92,8 +96,8 @@ class Pass:
 
   def seconds(self, device: Device) -> float:
     """The longer of computing and moving, at measured speeds if known."""
-    speed = device.measured_flops or device.peak_flops
-    bandwidth = device.measured_bandwidth or device.bandwidth
+    speed = device.reached_flops
+    bandwidth = device.reached_bandwidth
     return max(self.flops / speed, self.bytes / bandwidth)
 
 
@@ -172,9 +176,9 @@ class _Counter:
     if not kernels:
       self._filters = _TOP_K_PASSES * filters[0] + _TOP_P_PASSES * filters[1]
     compute = precision.compute or model.compute_dtype
-    self._compute_size = _BYTES[compute]
-    self._weight_size = _BYTES[precision.weights or compute]
-    self._cache_row = model.width * _BYTES[precision.cache or compute]
+    self._compute_size = ITEM_BYTES[compute]
+    self._weight_size = ITEM_BYTES[precision.weights or compute]
+    self._cache_row = model.width * ITEM_BYTES[precision.cache or compute]
     if precision.cache == 'int8':
       self._cache_row += model.heads * _FLOAT32
     # Of the large transformer alone.
