@@ -131,7 +131,7 @@ def _fused(x, scale, shift, branch=None, gate=None):
 
 
 def _plain(x, scale, shift, branch=None, gate=None):
-  if branch is not None:
+  if branch is not None and gate is not None:
     x = x + branch * gate[:, None]
   return x, norm.modulate(x, scale, shift)
 

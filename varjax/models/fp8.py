@@ -3,7 +3,7 @@
 `model.products='fp8'`. Both factors of a product are rounded to float8 with
 one scale for the whole tensor, and summed in float32: values and weights to
 e4m3 (4 bits of exponent, 3 of mantissa), gradients, which spread wider, to
-e5m2 (Micikevicius et al., «FP8 Formats for Deep Learning», arXiv 2209.05433,
+e5m2 (Micikevicius et al., "FP8 Formats for Deep Learning", arXiv 2209.05433,
 section 3). Scales follow the current largest absolute value, so that there
 is nothing to remember between updates and nothing to checkpoint. They are
 powers of two: dividing by them loses nothing, and they are exact in every
