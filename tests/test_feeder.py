@@ -207,6 +207,29 @@ def test_a_source_that_hangs_is_named(feed, depth):
   assert not source.closed
   hang.set()
   source.thread.join(60)
+  assert source.closed == (depth > 0)
+
+
+@pytest.mark.parametrize('depth', DEPTHS)
+def test_a_source_that_hangs_when_it_is_closed_is_left(
+  feed, depth, monkeypatch
+):
+  """As the threads of a pipeline whose disk hangs, with batches at hand."""
+  monkeypatch.setattr('varjax.feeder._JOIN_S', 0.1)
+  hang, closing = threading.Event(), threading.Event()
+  source = Numbers()
+
+  def close():
+    closing.set()
+    assert hang.wait(60)
+
+  monkeypatch.setattr(source, 'close', close)
+  feeder = feed(source, depth)
+  feeder.take()
+  feeder.close()
+  assert closing.wait(60)
+  hang.set()
+  feeder._thread.join(60)
 
 
 @pytest.mark.parametrize('depth', DEPTHS)

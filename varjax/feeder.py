@@ -26,8 +26,8 @@ from varjax.types import Batch
 
 # How often a late batch is looked for; `idle_s` is this much too large.
 _LOOK_S = 0.001
-# How long an ending run waits for the thread. One that hangs in a read is
-# left behind, and does not keep the process from ending.
+# How long an ending run waits for the thread, whether it reads or closes. One
+# that hangs is left behind, and does not keep the process from ending.
 _JOIN_S = 5.0
 
 
@@ -125,14 +125,20 @@ class Feeder:
       yield batch
 
   def close(self) -> None:
-    """Ends the thread and closes the source, unless that hangs."""
+    """Ends the thread and closes the source, as far as they do not hang."""
+    if self._closed:
+      return
     self._closed = True
     if self._thread is not None:
       self._free.release()
+    elif not self._hangs:
+      # Apart, since closing waits for reads that may never end.
+      self._thread = threading.Thread(
+        target=self._source.close, name='feeder', daemon=True
+      )
+      self._thread.start()
+    if self._thread is not None:
       self._thread.join(0.0 if self._hangs else _JOIN_S)
-      self._hangs = self._thread.is_alive()
-    if not self._hangs:
-      self._source.close()
 
   def _take_now(self, is_busy: Callable[[], bool]) -> _Arrived:
     start = time.monotonic()
@@ -173,18 +179,16 @@ class Feeder:
         raise self._watchdog.stalled()
 
   def _run(self) -> None:
-    """The thread: fills what room there is."""
-    while True:
-      self._free.acquire()
-      if self._closed:
-        return
-      try:
+    """The thread: fills what room there is, and closes the source."""
+    try:
+      while self._free.acquire() and not self._closed:
         # Copied before it is handed over: a batch whose copy is late is late.
         batch = jax.block_until_ready(self._put(next(self._source)))
         self._arrived.put(_Arrived(batch, self._read_state()))
-      except BaseException as error:  # handed to the loop, which raises it
-        self._arrived.put(_Arrived({}, '', error))
-        return
+    except BaseException as error:  # handed to the loop, which raises it
+      self._arrived.put(_Arrived({}, '', error))
+    finally:
+      self._source.close()
 
   def _put(self, batch: NumpyBatch) -> Batch:
     return sharding.shard_batch(batch, self._mesh)
