@@ -7,8 +7,9 @@ Trains a trial of the emoji ladder on random codes from a tokenizer of random
 weights, with `data_prefetch` 0 and 2 in turns, in one process. A JSON line
 for each: medians over the rounds without the first, which compiles. `cpu_s`
 is processor time over all threads, of the whole run as `wall_s` is; on a
-machine with other work it and the best round say more than the medians of
-times. `--late_s` slows the source down by that much for each batch.
+machine with other work it, the best round and `loop_ratio`, the median over
+rounds of the time in updates over that of the first depth, say more than the
+medians of times. `--late_s` slows the source down by that much for each batch.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ def main(argv: list[str] | None = None) -> None:
       run = _world(pathlib.Path(folder), given)
     found = {depth: [] for depth in depths}
     for number in range(1 + given.rounds):
-      for depth in depths:
+      # Each is as often the second of a round as the first.
+      for depth in depths[:: -1 if number % 2 else 1]:
         path = pathlib.Path(folder, f'{number}-{depth}')
         record = _train(dataclasses.replace(run, data_prefetch=depth), path)
         if number:
@@ -73,6 +75,7 @@ def main(argv: list[str] | None = None) -> None:
         for key in rounds[0]
       },
       images_per_s=round(statistics.median(map(_speed, rounds)), 1),
+      loop_ratio=round(_ratio(rounds, found[depths[0]]), 4),
       images_per_s_best=round(max(map(_speed, rounds)), 1),
       updates=given.updates,
       rounds=given.rounds,
@@ -143,6 +146,16 @@ def _train(run: specs.RunSpec, path: pathlib.Path) -> dict[str, float]:
 def _speed(found: dict[str, float]) -> float:
   """Images a second in the loop, as a record counts its time."""
   return found['images_seen'] / (found['step_s'] + found['data_s'])
+
+
+def _ratio(
+  rounds: list[dict[str, float]], others: list[dict[str, float]]
+) -> float:
+  """Time in the loop over that of another depth in the same round."""
+  return statistics.median(
+    _speed(theirs) / _speed(mine)
+    for mine, theirs in zip(rounds, others, strict=True)
+  )
 
 
 def _slow_down(seconds: float) -> None:
