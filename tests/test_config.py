@@ -86,7 +86,7 @@ def test_bad_override_names_the_key(key, value, said):
     ({'role': 'test'}, 'must be one of fit, holdout, debug'),
     ({'model.remat': 'some'}, 'must be one of none, light, dots'),
     ({'batch_size': 0}, 'at least 1'),
-    ({'data_prefetch': -1}, 'data_prefetch=-1: must be at least 0'),
+    ({'data_prefetch': -2}, 'data_prefetch=-2: must be at least -1'),
     ({'checkpoint.frac': 1.5}, 'frac <= 1'),
   ],
 )

@@ -79,6 +79,14 @@ def test_each_ends_with_the_source(feed, depth):
   assert found == [0, 1, 2, 3]
 
 
+def test_a_cpu_reads_nothing_ahead_by_itself(feed):
+  source = Numbers()
+  feeder = feed(source, -1)
+  for number in range(3):
+    assert source.given == number
+    assert _number(feeder.take()) == number
+
+
 def test_no_more_than_depth_are_read_ahead(feed):
   most = []
   arrived = {number: threading.Event() for number in range(12)}

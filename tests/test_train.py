@@ -153,7 +153,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
 
 def test_reading_ahead_changes_no_number(world, undisturbed, tmp_path):
   record, path = undisturbed
-  run = tiny.var_run(*world, data_prefetch=0)
+  run = tiny.var_run(*world, data_prefetch=2)
   again = run_to_end(run, tmp_path)
   assert again.run_id == record.run_id
   assert again.val_loss_nats_per_token == record.val_loss_nats_per_token

@@ -71,7 +71,9 @@ class Feeder:
       mesh: where the batches go.
       watchdog: bounds how long one may take.
       depth: batches on the devices beside the one that was taken; 0 reads
-        and puts each when it is asked for, without a thread.
+        and puts each when it is asked for, without a thread; -1 is 2, but
+        0 on a CPU, where the thread costs a small run a tenth of its speed
+        (benchmarks/prefetch.py).
       state: of the source, to resume from.
     """
     self._source, self._mesh, self._watchdog = source, mesh, watchdog
@@ -80,6 +82,8 @@ class Feeder:
     self._hangs = self._closed = False
     self.idle_s = 0.0
     self._thread: threading.Thread | None = None
+    if depth < 0:
+      depth = 0 if mesh.devices.flat[0].platform == 'cpu' else 2
     if depth:
       self._free = threading.Semaphore(depth)
       self._arrived: queue.SimpleQueue[_Arrived] = queue.SimpleQueue()

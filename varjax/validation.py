@@ -84,7 +84,7 @@ def validate(run: specs.RunSpec) -> None:
     raise errors.ConfigError(
       f'model.depth_layers={model.depth_layers}: must be at least 1'
     )
-  _at_least('data_prefetch', run.data_prefetch, 0)
+  _at_least('data_prefetch', run.data_prefetch, -1)
   _at_least('model.loss_chunks', model.loss_chunks, 0)
   if model.unroll < 0 or (model.unroll and model.depth % model.unroll):
     raise errors.ConfigError(

@@ -90,7 +90,8 @@ class RunSpec:
     data_timeout_s: longest wait for a batch before the run ends with exit
       code 75, so that a launcher tries again; 0 waits for ever.
     data_prefetch: batches that are put on the devices ahead of the update
-      that reads them; 0 puts each when it is needed.
+      that reads them; 0 puts each when it is needed, -1 is 2, but 0 on a
+      CPU, whose cores are the devices.
     log: interval of logged training metrics.
   """
 
@@ -120,5 +121,5 @@ class RunSpec:
   score: ScoreSpec = not_identity(ScoreSpec())
   keep_checkpoints: int = not_identity(2)
   data_timeout_s: float = not_identity(600.0)
-  data_prefetch: int = not_identity(2)
+  data_prefetch: int = not_identity(-1)
   log: Duration = not_identity(Duration(steps=50))
