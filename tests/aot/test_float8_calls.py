@@ -35,13 +35,13 @@ def _calls(**model):
   ('model', 'times'),
   [
     # A product and its two gradients, in one scanned block.
-    ({'remat': 'none'}, 3),
-    ({'remat': 'light'}, 3),
-    ({'remat': 'dots'}, 3),
+    ({'remat': 'none', 'unroll': 1}, 3),
+    ({'remat': 'light', 'unroll': 1}, 3),
+    ({'remat': 'dots', 'unroll': 1}, 3),
     # Once more to be found again.
-    ({'remat': 'full'}, 4),
+    ({'remat': 'full', 'unroll': 1}, 4),
     ({'remat': 'light', 'scan': False}, 3 * 3),
-    ({'remat': 'none', 'mlp': 'swiglu', 'norm': 'rmsnorm'}, 3),
+    ({'remat': 'none', 'unroll': 1, 'mlp': 'swiglu', 'norm': 'rmsnorm'}, 3),
   ],
   ids=str,
 )
