@@ -29,7 +29,6 @@ from varjax.sampling.generator import Generator
 from varjax.tokenizers import artifact
 from varjax.tokenizers.base import Tokenizer
 from varjax.types import PyTree
-from varjax.workdir import Workdir
 
 _AS_TRAINED = specs.PrecisionSpec()
 
@@ -86,6 +85,9 @@ class VarPipeline:
       CheckpointError: not a workdir, no checkpoint, or a run of stage 1.
       DataError: the tokenizer is missing, corrupt, or of another spec.
     """
+    # Not at the top: a machine that only samples may lack ml_collections.
+    from varjax.workdir import Workdir
+
     workdir = Workdir(pathlib.Path(path))
     run = workdir.run()
     if run.task != 'generate':

@@ -70,6 +70,23 @@ def test_the_fast_path_stays_within_the_noise_of_bfloat16():
   assert low['max'] < 3 * low['noise_max']
 
 
+def test_scripts_load_on_a_bare_accelerator_machine():
+  names = ('attention', 'compile_time', 'decode', 'elementwise', 'few_rows',
+           'filters', 'loss_curves', 'report', 'step_time', 'targets',
+           'tokenize_images')  # fmt: skip
+  code = (
+    f'import sys, importlib\nfor name in {ABSENT}:\n'
+    '  sys.modules[name] = None\n'
+    f'sys.path.insert(0, "benchmarks")\nfor name in {names}:\n'
+    '  importlib.import_module(name)\n'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', code],
+    cwd=ROOT, capture_output=True, text=True, timeout=900, check=False,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+
+
 def test_phases_of_a_case_are_a_table():
   rows = _lines('step_time', '--phases', 'h100', '--remat', 'auto')
   assert rows[0] == 'd16, batch 64, remat none, on one h100:'

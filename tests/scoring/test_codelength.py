@@ -66,7 +66,7 @@ def test_a_prior_pays_for_its_nats(trained):
 
   def evaluation(images):
     mean = {'loss': np.array(2.0)}
-    return Evaluation(mean, {'loss': np.array(0.1)}, {}, images)
+    return Evaluation(mean, {'loss': np.array(0.1)}, {}, images, 0.0)
 
   found = codelength.of_run(run, means, evaluation(12))
   alone = codelength.of_tokenizer(means)
