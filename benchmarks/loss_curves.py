@@ -62,6 +62,8 @@ PATHS = (
   Path('by hand'),
   Path('light', model={'remat': 'light'}),
   Path('dots', model={'remat': 'dots'}),
+  # On a GPU: the kernels of attention and of residual sums, unrolled.
+  Path('light, auto', model={'remat': 'light', 'attention': 'auto'}),
   Path('fp8', model={'products': 'fp8'}, dtypes=('bfloat16',)),
   Path(
     'fp8, light',

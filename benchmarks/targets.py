@@ -64,7 +64,7 @@ def cases(quick: bool = False) -> list[Case]:
   if quick:
     speed = (
       'attention', 'step_time', 'decode', 'tokenize_images', 'compile_time',
-      'filters', 'few_rows',
+      'filters', 'few_rows', 'elementwise', 'loss_curves',
     )  # fmt: skip
     return [
       *(Case(name, ('--quick',)) for name in speed),
@@ -86,6 +86,8 @@ def cases(quick: bool = False) -> list[Case]:
     for more in (
       ('--remat', 'light', '--attention', 'cudnn'),
       ('--remat', 'light', '--loss_chunks', '8'),
+      ('--remat', 'light', '--unroll', '1'),
+      ('--remat', 'light', '--products', 'fp8'),
     )
   ]
   sample = [
@@ -120,7 +122,9 @@ def cases(quick: bool = False) -> list[Case]:
     *cheaper,
     Case('filters', ()),
     Case('few_rows', ()),
+    Case('elementwise', ()),
     *variants,
+    Case('loss_curves', (), minutes=8.0),
     Case('feed', ('--batch', '768'), needs=('grain',), host=True),
     Case('fit', (), needs=('pandas', 'scipy'), host=True),
   ]
@@ -216,6 +220,8 @@ def _measure(case: Case, limit_s: float) -> tuple[list[dict[str, Any]], str]:
   environment['PYTHONPATH'] = os.pathsep.join(p for p in paths if p)
   if case.host:
     environment['JAX_PLATFORMS'] = 'cpu'
+  # d30 with 32 images needs more than the share that JAX takes by default.
+  environment.setdefault('XLA_PYTHON_CLIENT_MEM_FRACTION', '0.95')
   try:
     done = subprocess.run(
       [sys.executable, f'benchmarks/{case.script}.py', *case.options],
