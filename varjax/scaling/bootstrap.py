@@ -224,9 +224,13 @@ def interval(
   """
   lo, hi = ends(values, tail(0.95), shift)
   lo80, hi80 = ends(values, tail(0.80), shift)
+  # A floor at the edge of the data may send A beyond 1e154 in a refit: its
+  # standard error is infinite then, and that is the answer.
+  with np.errstate(over='ignore'):
+    error = np.std(values)
   return {
     'lo': float(lo), 'hi': float(hi), 'level': 0.95,
-    'lo80': float(lo80), 'hi80': float(hi80), 'se': float(np.std(values)),
+    'lo80': float(lo80), 'hi80': float(hi80), 'se': float(error),
     'method': method,
   }  # fmt: skip
 
