@@ -40,6 +40,7 @@ from varjax import (
   step,
 )
 from varjax import spec as specs
+from varjax.phase import serial_seconds, total
 from varjax.tokenizers import make_tokenizer
 
 
@@ -112,7 +113,7 @@ def table(run: specs.RunSpec, device: devices.Device) -> str:
     '|---|---|---|---|---|',
   ]
   rows = [(phase, phase.seconds(device)) for phase in found]
-  rows.append((phases.total(found), phases.serial_seconds(found, device)))
+  rows.append((total(found), serial_seconds(found, device)))
   lines += [
     f'| {phase.name} | {phase.flops / 1e12:.2f} | {phase.bytes / 1e9:.2f} | '
     f'{phase.launches} | {1e3 * seconds:.2f} |'
@@ -190,7 +191,7 @@ def _limits(program: step.Program, samples: list[float]) -> dict:
   if device is not None:
     # Of one device; replicas share the batch.
     share = dataclasses.replace(run, batch_size=run.batch_size // count)
-    limit = phases.serial_seconds(phases.train_phases(share), device)
+    limit = serial_seconds(phases.train_phases(share), device)
   took = statistics.median(samples)
   return {
     'remat': run.model.remat,

@@ -25,7 +25,7 @@ LAYERS = (
     'backbone_costs', 'reconstruct_costs', 'scale_schedules',
     'flops', 'families', 'decode_costs', 'backends', 'memory', 'devices',
     'topology', 'sampling_costs',
-    'roofline', 'phases', 'workdir', 'clock',
+    'roofline', 'phase', 'product_phases', 'phases', 'workdir', 'clock',
     'window', 'signals', 'progress', 'checksum', 'compilation', 'profiler',
     'replica_groups', 'collectives', 'hlo', 'distributed', 'explain', 'storage',
   ),

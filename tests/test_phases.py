@@ -11,6 +11,7 @@ import pytest
 
 from varjax import errors, flops, optim, phases
 from varjax.devices import get
+from varjax.phase import serial_seconds, total
 from varjax.spec import ModelSpec, OptimSpec, RunSpec, TokenizerSpec
 from varjax.tasks.generate import GenerateTask
 
@@ -41,7 +42,7 @@ def _by_name(run):
 @pytest.mark.parametrize('change', [{}, {'mlp': 'swiglu', 'norm': 'rmsnorm'}])
 def test_forward_and_backward_are_the_training_flops(change):
   run = _with(D16, **change)
-  found = phases.total(phases.train_phases(run))
+  found = total(phases.train_phases(run))
   work = flops.train_flops_per_image(run.model, run.tokenizer)
   assert found.flops == 64 * work.total
 
@@ -49,7 +50,7 @@ def test_forward_and_backward_are_the_training_flops(change):
 @pytest.mark.parametrize('remat', ['light', 'dots', 'slim', 'full'])
 def test_repeated_products_are_those_of_the_hardware_count(remat):
   run = _with(D16, remat=remat, loss_chunks=4)
-  found = phases.total(phases.train_phases(run))
+  found = total(phases.train_phases(run))
   hardware = flops.hardware_train_flops_per_image(
     run.model, run.tokenizer, skips_masked=True
   )
@@ -98,8 +99,8 @@ def test_a_phase_takes_the_longer_of_computing_and_moving():
   assert qkv.seconds(h100) == qkv.flops / h100.measured_flops
   assert norm.seconds(h100) == norm.bytes / h100.measured_bandwidth
   every = tuple(found.values())
-  whole = phases.total(every).seconds(h100)
-  assert whole < phases.serial_seconds(every, h100) < 3 * whole
+  whole = total(every).seconds(h100)
+  assert whole < serial_seconds(every, h100) < 3 * whole
   v5e = get('v5e')  # Nobody has measured it.
   assert qkv.seconds(v5e) == qkv.flops / v5e.peak_flops
 
@@ -140,7 +141,7 @@ def test_products_of_the_program_are_those_of_the_phases(remat):
     jax.ShapeDtypeStruct((4,), jnp.int32),
   )
   found = _by_name(run)
-  counted = phases.total(found.values()).flops
+  counted = total(found.values()).flops
   # Features have no gradient; the reference computes the masked pairs too.
   counted -= found['embed'].flops
   seen = found['attention'].flops * (3 if remat == 'none' else 4)

@@ -20,6 +20,7 @@ from varjax import (
   topology,
   validation,
 )
+from varjax.phase import total
 from varjax.spec import MeshSpec, ModelSpec, RunSpec
 
 D16 = RunSpec(task='generate', model=ModelSpec(), batch_size=64)
@@ -97,7 +98,7 @@ def test_plans_for_devices_without_it_are_refused():
     with pytest.raises(errors.ConfigError, match='no products of float8'):
       roofline.roofline(FP8, topology.parse(name))
   with pytest.raises(errors.ConfigError, match='h200, h100 have'):
-    phases.total(phases.train_phases(FP8)).seconds(devices.get('v5p'))
+    total(phases.train_phases(FP8)).seconds(devices.get('v5p'))
 
 
 # --------------------------------------------------------------------- counted
@@ -121,7 +122,7 @@ def test_flops_are_those_of_the_blocks_products(remat):
   assert not flops.float8_train_flops_per_image(plain.model, plain.tokenizer)
   # The same products are computed, in another type.
   every = [phases.train_phases(one) for one in (run, plain)]
-  one, other = (phases.total(listed) for listed in every)
+  one, other = (total(listed) for listed in every)
   assert one.flops == other.flops
   assert (one.float8, other.float8) == (64 * found, 0)
 

@@ -11,11 +11,9 @@ Source of the shapes: VAR (arXiv 2404.02905). Conventions: docs/flops.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 import dataclasses
 
-from varjax import errors, flops
-from varjax.devices import Device, float8_flops
+from varjax import errors, flops, product_phases
 from varjax.params import (
   ITEM_BYTES,
   Sequence,
@@ -24,10 +22,10 @@ from varjax.params import (
   parameter_counts,
   scale_sequence,
 )
+from varjax.phase import Phase, together
 from varjax.spec import ModelSpec, RunSpec
 
 _FLOAT32 = 4
-_FLOAT8 = 1
 _ELEMENTWISE = ('norm', 'unit', 'activation', 'residual', 'rounding')
 # Phases of a block that each policy of `model.remat` repeats.
 _REPEATED = {
@@ -37,41 +35,6 @@ _REPEATED = {
   'slim': (*_ELEMENTWISE, 'fc1'),
   'full': (*_ELEMENTWISE, 'qkv', 'attention', 'projection', 'fc1', 'fc2'),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Phase:
-  """A part of an update, over all layers.
-
-  Attributes:
-    name: what it is.
-    flops: of matrix products.
-    bytes: read and written in device memory.
-    launches: kernels.
-    float8: of the FLOPs, those of float8 products.
-  """
-
-  name: str
-  flops: int
-  bytes: int
-  launches: int
-  float8: int = 0
-
-  def seconds(self, device: Device) -> float:
-    """The longer of computing and moving, at measured speeds if known.
-
-    float8 products, which nobody has timed, are taken to reach the same
-    share of their peak.
-
-    Raises:
-      ConfigError: there are some, and the device has none.
-    """
-    speed = device.reached_flops
-    computing = (self.flops - self.float8) / speed
-    if self.float8:
-      peak = float8_flops(device)
-      computing += self.float8 * device.peak_flops / speed / peak
-    return max(computing, self.bytes / device.reached_bandwidth)
 
 
 def train_phases(
@@ -109,7 +72,9 @@ def train_phases(
   backward = _backward(run, sequence, images)
   blocks = [p for p in forward if p.name in _REPEATED[model.remat]]
   if model.products == 'fp8':
-    blocks = _rounding_again(run, blocks, images * sequence.positions)
+    blocks = product_phases.rounding_again(
+      run, blocks, images * sequence.positions
+    )
   if model.loss_chunks > 1:
     blocks += [p for p in forward if p.name == 'head']
   cast = ITEM_BYTES[model.compute_dtype]
@@ -121,7 +86,7 @@ def train_phases(
   phases = [
     *forward,
     *backward,
-    _together('recomputation', blocks),
+    together('recomputation', blocks),
     Phase('casts', 0, copies * cast_weights * (_FLOAT32 + cast), copies),
   ]
   phases = [
@@ -156,39 +121,6 @@ def _optimiser(run: RunSpec, weights: int) -> Phase:
   return Phase('optimiser', 0, optimiser_bytes(run, weights), 40)
 
 
-def total(phases: Iterable[Phase]) -> Phase:
-  """All of them as one, whose `seconds` overlap perfectly."""
-  return _together('total', phases)
-
-
-def serial_seconds(phases: Iterable[Phase], device: Device) -> float:
-  """One phase after the other, each at its own roofline."""
-  return sum(phase.seconds(device) for phase in phases)
-
-
-def _together(name: str, phases: Iterable[Phase]) -> Phase:
-  phases = tuple(phases)
-  return Phase(
-    name,
-    sum(p.flops for p in phases),
-    sum(p.bytes for p in phases),
-    sum(p.launches for p in phases),
-    sum(p.float8 for p in phases),
-  )
-
-
-def _products(run: RunSpec) -> dict[str, tuple[int, int]]:
-  """Inputs and outputs of the products of a row in one block."""
-  d, m = run.model.width, hidden_width(run.model)
-  up = 2 * m if run.model.mlp == 'swiglu' else m
-  return {
-    'qkv': (d, 3 * d),
-    'projection': (d, d),
-    'fc1': (d, up),
-    'fc2': (m, d),
-  }
-
-
 def _forward(run: RunSpec, sequence: Sequence, images: int) -> list[Phase]:
   model = run.model
   work = flops.forward_flops_per_image(model, sequence)
@@ -197,26 +129,8 @@ def _forward(run: RunSpec, sequence: Sequence, images: int) -> list[Phase]:
   fused = _fused(model)
   values = head_outputs(model, sequence)
   counts = parameter_counts(model, sequence)
-  products = {
-    name: Phase(
-      name,
-      2 * n * rows * a * b,
-      n * c * (rows * (a + b) + a * b),
-      n,
-    )
-    for name, (a, b) in _products(run).items()
-  }
-  eight = model.products == 'fp8'
-  if eight:
-    products = {
-      name: dataclasses.replace(
-        products[name],
-        bytes=n * (_FLOAT8 * a * (rows + b) + c * rows * b),
-        float8=products[name].flops,
-      )
-      for name, (a, b) in _products(run).items()
-    }
-  up = products['fc1'].flops // (2 * n * rows * d)
+  products = product_phases.forward(run, rows)
+  up = product_phases.shapes(model)['fc1'][1]
   found = [
     # Inputs and two tables in; one sum out, in float32.
     Phase(
@@ -244,8 +158,8 @@ def _forward(run: RunSpec, sequence: Sequence, images: int) -> list[Phase]:
     ),
     Phase('loss', 0, rows * values * _FLOAT32, 1),
   ]
-  if eight:
-    found += _rounding(run, rows)
+  if model.products == 'fp8':
+    found += product_phases.rounding(run, rows)
   return [p for p in found if p.name != 'unit' or model.l2_norm]
 
 
@@ -272,59 +186,6 @@ def _unit(model: ModelSpec, both: int) -> Phase:
   return Phase('unit', 0, 2 * both, 2 * model.depth)
 
 
-def _rounding(run: RunSpec, rows: int) -> list[Phase]:
-  """Inputs and weights to float8; what makes an input finds its largest."""
-  n, c = run.model.depth, ITEM_BYTES[run.model.compute_dtype]
-  inputs = sum(a for a, _ in _products(run).values())
-  weights = sum(a * b for a, b in _products(run).values())
-  count = n * len(_products(run))
-  rounded = rows * inputs * (c + _FLOAT8) + weights * (_FLOAT32 + _FLOAT8)
-  return [
-    Phase('largest weights', 0, n * weights * _FLOAT32, count),
-    Phase('rounding', 0, n * rounded, 2 * count),
-  ]
-
-
-def _rounding_again(
-  run: RunSpec, repeated: list[Phase], rows: int
-) -> list[Phase]:
-  """What is repeated, where it goes straight to float8.
-
-  No wider copy of an input is written and read; of the four, only what
-  attention left was kept and is read.
-  """
-  n, c = run.model.depth, ITEM_BYTES[run.model.compute_dtype]
-  inputs = {name: a for name, (a, _) in _products(run).items()}
-  spared = {
-    'norm': inputs['qkv'] + inputs['fc1'],
-    'activation': inputs['fc2'],
-    'rounding': inputs['qkv'] + inputs['fc1'] + inputs['fc2'],
-  }
-  return [
-    dataclasses.replace(
-      phase, bytes=phase.bytes - n * rows * c * spared.get(phase.name, 0)
-    )
-    for phase in repeated
-  ]
-
-
-def _turning(run: RunSpec, rows: int) -> Phase:
-  """Gradients to float8, and what lies the wrong way for two products.
-
-  Matrix units of 8 bits want rows of what is summed over: the gradient is
-  written in both orders, and an input and weights that were kept are turned;
-  those that are found again are written as they are needed.
-  """
-  n, c = run.model.depth, ITEM_BYTES[run.model.compute_dtype]
-  kept = run.model.remat == 'none'
-  moved = sum(
-    rows * b * (c + 2 * _FLOAT8) + kept * 2 * _FLOAT8 * a * (rows + b)
-    for a, b in _products(run).values()
-  )
-  kernels = 3 if kept else 1
-  return Phase('rounding', 0, n * moved, kernels * n * len(_products(run)))
-
-
 def _backward(run: RunSpec, sequence: Sequence, images: int) -> list[Phase]:
   """Two products for one; element-wise work reads its input once more."""
   model = run.model
@@ -334,31 +195,8 @@ def _backward(run: RunSpec, sequence: Sequence, images: int) -> list[Phase]:
   fused = _fused(model)
   values = head_outputs(model, sequence)
   counts = parameter_counts(model, sequence)
-  products = {
-    name: Phase(
-      name,
-      4 * n * rows * a * b,
-      n * (2 * c * rows * (a + b) + (c + _FLOAT32) * a * b),
-      2 * n,
-    )
-    for name, (a, b) in _products(run).items()
-  }
-  eight = model.products == 'fp8'
-  if eight:
-    products = {
-      name: dataclasses.replace(
-        products[name],
-        bytes=n
-        * (
-          _FLOAT8 * (rows * (a + 2 * b) + a * b)
-          + rows * a * c
-          + _FLOAT32 * a * b
-        ),
-        float8=products[name].flops,
-      )
-      for name, (a, b) in _products(run).items()
-    }
-  up = products['fc1'].flops // (4 * n * rows * d)
+  products = product_phases.backward(run, rows)
+  up = product_phases.shapes(model)['fc1'][1]
   head = counts.head
   found = [
     # Logits in; their gradient out, in the compute type.
@@ -392,8 +230,8 @@ def _backward(run: RunSpec, sequence: Sequence, images: int) -> list[Phase]:
     ),
     Phase('embed', 2 * images * work.embed, _FLOAT32 * rows * 3 * d, 3),
   ]
-  if eight:
-    found.append(_turning(run, rows))
+  if model.products == 'fp8':
+    found.append(product_phases.turning(run, rows))
   return [
     dataclasses.replace(p, name=f'{p.name}, backward')
     for p in found

@@ -11,6 +11,14 @@ from varjax.data import encode, shards, stages
 _LONG = 30  # Seconds after which a stage that should go on has not.
 
 
+def _encode(encode_fn, source, folder, **options):
+  return encode.encode_split(
+    encode_fn, source, folder, tokenizer_id='tok', code_spec=CODE_SPEC,
+    data_spec=DATA_SPEC, split='train', batch_size=4, shard_images=8,
+    **options,
+  )  # fmt: skip
+
+
 def test_items_come_in_order_and_errors_behind_them():
   def items():
     yield from range(5)
@@ -125,16 +133,10 @@ def test_no_stage_of_an_encode_waits_for_another(tmp_path, monkeypatch):
     return _Output(fake_encode(images), called[number + 1])
 
   monkeypatch.setattr(shards, 'write', write)
-  manifest = encode.encode_split(
+  manifest = _encode(
     encode_fn,
     _Counted(FakeImages(), loaded),
     tmp_path,
-    tokenizer_id='tok',
-    code_spec=CODE_SPEC,
-    data_spec=DATA_SPEC,
-    split='train',
-    batch_size=4,
-    shard_images=8,
     progress=lambda done, total: told.append((done, total)),
     waited=waits.append,
   )
@@ -142,17 +144,7 @@ def test_no_stage_of_an_encode_waits_for_another(tmp_path, monkeypatch):
   assert [shard.first for shard in manifest.shards] == [0, 8, 16, 24, 32]
   assert told == [(done, 40) for done in range(0, 41, 4)]
   assert len(waits) == 11
-  plain = encode.encode_split(
-    fake_encode,
-    FakeImages(),
-    tmp_path / 'plain',
-    tokenizer_id='tok',
-    code_spec=CODE_SPEC,
-    data_spec=DATA_SPEC,
-    split='train',
-    batch_size=4,
-    shard_images=8,
-  )
+  plain = _encode(fake_encode, FakeImages(), tmp_path / 'plain')
   assert manifest == plain  # Checksums included.
 
 
@@ -163,9 +155,6 @@ def test_an_error_leaves_no_thread_behind(tmp_path):
     raise RuntimeError(f'no {len(images)}')
 
   with pytest.raises(RuntimeError, match='no 4'):
-    encode.encode_split(
-      die, FakeImages(), tmp_path, tokenizer_id='tok', code_spec=CODE_SPEC,
-      data_spec=DATA_SPEC, split='train', batch_size=4, shard_images=8,
-    )  # fmt: skip
+    _encode(die, FakeImages(), tmp_path)
   assert set(threading.enumerate()) == before
   assert np.size(list(tmp_path.glob('train/view*'))) == 0
