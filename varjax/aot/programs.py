@@ -28,8 +28,8 @@ from varjax.tokenizers import make_tokenizer
 from varjax.tokenizers.base import Tokenizer, encode_bytes
 from varjax.types import PyTree
 
-# Only turns epochs into updates, which are constants of the schedules.
-_IMAGES = 1_281_167
+# Only turns epochs into updates, which are arguments of the program.
+_IMAGES = schedule.KNOWN_IMAGES['imagenet2012']
 # What is jitted, and the shapes that it is called with.
 Call = tuple[Callable[..., Any], tuple[PyTree, ...]]
 
