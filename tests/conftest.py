@@ -1,8 +1,10 @@
 """Strict settings for every test: one CPU backend, exact products."""
 
+import atexit
 from collections.abc import Iterator
 import os
 import pathlib
+import shutil
 import tempfile
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
@@ -14,8 +16,11 @@ os.environ.setdefault(
   '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0',
 )
 
-# Compiled programs are shared by the tests of one session and no other.
-os.environ.setdefault('VARJAX_CACHE', tempfile.mkdtemp(prefix='varjax-'))
+# Compiled programs are shared by the tests of one session and no other: its
+# first process makes the folder and takes it away, its workers inherit it.
+if 'VARJAX_CACHE' not in os.environ:
+  os.environ['VARJAX_CACHE'] = tempfile.mkdtemp(prefix='varjax-')
+  atexit.register(shutil.rmtree, os.environ['VARJAX_CACHE'], ignore_errors=True)
 
 import jax
 import pytest
